@@ -1,0 +1,124 @@
+"""What travels between the driver and an evaluation slot: plain values, JSON both ways, no pickle.
+
+A ``Task`` asks for one candidate, an ``Outcome`` answers it. Tasks are sent in batches; an evaluator
+takes a list and returns a list of the same length and order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+#: Closed vocabulary of ``Outcome.status``.
+#: scored: trained on every proxy that was asked for. rejected: a stage said no, with a reason.
+#: failed: the candidate broke its slot (timeout, out_of_memory, crash, error) and is not tried again.
+#: lost: the slot or actor died for a reason that is not the candidate's; the driver may try again.
+STATUSES = ("scored", "rejected", "failed", "lost")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One evaluation of one candidate."""
+
+    candidate: int
+    formula: str
+    attempt: int = 1
+    arm: str = "search"
+    seed: int = 0
+    #: "funnel" runs every stage, "train" only the training on every proxy (re-ranking).
+    mode: str = "funnel"
+    #: multiplies the training steps of every proxy.
+    budget: float = 1.0
+    #: incumbents that a candidate must still be able to matter against (None: train on every proxy).
+    bar: Mapping[str, Any] | None = None
+    #: seconds from the moment a slot starts on it; the owner of the slot kills it afterwards.
+    deadline_s: float = 600.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Task:
+        return cls(**data)
+
+
+@dataclass(slots=True)
+class StageReport:
+    """What one stage said of one candidate; ``evidence`` holds the numbers behind the verdict."""
+
+    stage: str
+    passed: bool
+    seconds: float
+    proxy: str | None = None
+    reason: str | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The answer to a task. ``scores`` maps proxy name to validation accuracy in [0, 1]."""
+
+    candidate: int
+    status: str
+    attempt: int = 1
+    stage: str | None = None
+    reason: str | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    reports: list[StageReport] = field(default_factory=list)
+    seconds: float = 0.0
+    #: peak resident memory of the slot after this task, bytes (0: not measured).
+    peak_rss: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Outcome:
+        values = dict(data)
+        values["reports"] = [StageReport(**r) for r in values.get("reports", ())]
+        return cls(**values)
+
+
+def dump_tasks(tasks: Sequence[Task]) -> bytes:
+    return json.dumps([t.to_dict() for t in tasks], separators=(",", ":")).encode()
+
+
+def load_tasks(data: bytes) -> list[Task]:
+    return [Task.from_dict(d) for d in json.loads(data)]
+
+
+def dump_outcomes(outcomes: Sequence[Outcome]) -> bytes:
+    return json.dumps([o.to_dict() for o in outcomes], separators=(",", ":")).encode()
+
+
+def load_outcomes(data: bytes) -> list[Outcome]:
+    return [Outcome.from_dict(d) for d in json.loads(data)]
+
+
+class Evaluator(Protocol):
+    """Lives in a slot: a process of its own with one thread."""
+
+    def evaluate(self, tasks: Sequence[Task]) -> list[Outcome]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatorSpec:
+    """Names an evaluator that every process can build for itself.
+
+    ``name`` is looked up in the registry of ``evonas.evaluation.registry``; ``plugins`` are the files
+    that must be loaded first, as {"path", "sha256"}: a slot refuses a file whose digest differs.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    plugins: tuple[Mapping[str, str], ...] = ()
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> EvaluatorSpec:
+        data = json.loads(text)
+        return cls(data["name"], data["options"], tuple(data["plugins"]))
