@@ -63,14 +63,14 @@ def _records(
             raise DataError(f"{where}: file {file} is missing", hint="unpack the official archive again")
         if len(data) == 0 or len(data) % size:
             raise DataError(
-                f"{where}: {file} has {len(data)} bytes, needed is a positive multiple of {size}: it is cut short"
+                f"{where}: {file} has {len(data)} bytes, needed is a multiple of {size}: cut short?"
             )
         records = np.frombuffer(data, np.uint8).reshape(-1, size)
         wrong = np.flatnonzero(records[:, pick] >= classes)
         if len(wrong):
             at = int(wrong[0])
             raise DataError(
-                f"{where}: {file}: label {int(records[at, pick])} at record {at}, needed is 0 to {classes - 1}"
+                f"{where}: {file}: label {int(records[at, pick])} in record {at}, needed: 0 to {classes - 1}"
             )
         parts.append(records)
     everything = np.concatenate(parts)

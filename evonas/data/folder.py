@@ -103,7 +103,7 @@ def image_folder(path: Path | None = None, size: int = 32, channels: int = 3) ->
         raise DataError(f"{path}: no such folder")
     if channels not in (1, 3) or size < 1:
         raise UsageError(
-            f"image_folder: channels {channels} and size {size}, needed are 1 or 3, and 1 or more"
+            f"image_folder: channels {channels}, size {size}; needed are 1 or 3, and a size above 0"
         )
     root = path / "train" if (path / "train").is_dir() else path
     held = next((path / n for n in ("test", "val") if root != path and (path / n).is_dir()), None)

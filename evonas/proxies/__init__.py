@@ -1,1 +1,60 @@
-"""Part of evonas."""
+"""Proxies: small, hard-to-train networks on which candidates are trained and scored.
+
+``get(name, scale)`` names one; ``Trainer`` trains a layer on it; ``quality_test`` and
+``stability_test`` are the paper's two rejection tests. Names and specs come without torch; the rest
+imports it when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from evonas.proxies.registry import Proxy, get, names, proxy
+from evonas.proxies.spec import SCALES, ProxySpec
+
+if TYPE_CHECKING:
+    from evonas.proxies.building import build
+    from evonas.proxies.networks.blocks import ChannelAffine, MakeLayer
+    from evonas.proxies.screens import QualityVerdict, StabilityVerdict, quality_test, stability_test
+    from evonas.proxies.trainer import Trainer, TrainResult, configure_process, train
+
+__all__ = [
+    "SCALES",
+    "ChannelAffine",
+    "MakeLayer",
+    "Proxy",
+    "ProxySpec",
+    "QualityVerdict",
+    "StabilityVerdict",
+    "TrainResult",
+    "Trainer",
+    "build",
+    "configure_process",
+    "get",
+    "names",
+    "proxy",
+    "quality_test",
+    "stability_test",
+    "train",
+]
+
+_LAZY = {
+    "build": "building",
+    "ChannelAffine": "networks.blocks",
+    "MakeLayer": "networks.blocks",
+    "QualityVerdict": "screens",
+    "StabilityVerdict": "screens",
+    "quality_test": "screens",
+    "stability_test": "screens",
+    "TrainResult": "trainer",
+    "Trainer": "trainer",
+    "configure_process": "trainer",
+    "train": "trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -1,0 +1,85 @@
+"""Builds a proxy's network so that its initial weights depend on the seed and on nothing else.
+
+A layer may draw as many random numbers in its constructor as it likes: every weight of the network
+proper is drawn from a generator of its own, keyed by the weight's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import sqrt
+
+import torch
+from torch import nn
+
+from evonas.errors import UsageError
+from evonas.proxies.networks.blocks import MakeLayer
+from evonas.proxies.registry import Proxy
+from evonas.rng import derive_seed
+
+
+class Built:
+    """A network and which of its modules are layer sites."""
+
+    def __init__(self, network: nn.Module, sites: list[nn.Module]) -> None:
+        self.network = network
+        self.sites = sites
+
+    def decayed(self) -> list[nn.Parameter]:
+        """Weights of two and more axes that do not belong to a layer site: those with weight decay."""
+        site = {id(p) for module in self.sites for p in module.parameters()}
+        return [p for p in self.network.parameters() if p.ndim > 1 and id(p) not in site]
+
+    def undecayed(self) -> list[nn.Parameter]:
+        decayed = {id(p) for p in self.decayed()}
+        return [p for p in self.network.parameters() if id(p) not in decayed]
+
+
+def build(proxy: Proxy, make_layer: MakeLayer, seed: int, device: torch.device | str = "cpu") -> Built:
+    """The network of ``proxy`` on ``device`` with initial weights for ``seed``, in training mode.
+
+    Convolutions: normal with variance 2 / fan-out (He et al. 2015; fan-out per group), biases 0. Linear
+    maps: normal with variance 1 / fan-in, biases 0. Everything inside a layer site keeps what its
+    constructor gave it. Raises UsageError when ``make_layer`` does not return a module.
+    """
+    sites: list[nn.Module] = []
+
+    def make_site(channels: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed("layer", seed, len(sites)))
+            module = make_layer(channels)
+        if not isinstance(module, nn.Module):
+            raise UsageError(f"make_layer returned {type(module).__name__}, needed is a torch.nn.Module")
+        sites.append(module)
+        return module
+
+    channels = proxy.data.shape[0]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("network", seed))
+        network = proxy.network(proxy.spec, make_site, channels, len(proxy.data.classes))
+    with torch.no_grad():
+        for name, module in _outside(network, {id(s) for s in sites}):
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.out_channels * module.weight[0, 0].numel() // module.groups
+                _draw(module.weight, sqrt(2.0 / fan_out), seed, name)
+            elif isinstance(module, nn.Linear):
+                _draw(module.weight, sqrt(1.0 / module.in_features), seed, name)
+            else:
+                continue
+            if module.bias is not None:
+                module.bias.zero_()
+    return Built(network.to(device).train(), sites)
+
+
+def _outside(module: nn.Module, sites: set[int], name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Modules and their names, without going into layer sites."""
+    if id(module) in sites:
+        return
+    yield name, module
+    for child_name, child in module.named_children():
+        yield from _outside(child, sites, f"{name}.{child_name}" if name else child_name)
+
+
+def _draw(weight: nn.Parameter, std: float, seed: int, name: str) -> None:
+    generator = torch.Generator().manual_seed(derive_seed("weight", seed, name))
+    weight.normal_(0.0, std, generator=generator)

@@ -1,0 +1,184 @@
+"""Trains one candidate on one proxy, in pieces: the quality test is the start of the same training.
+
+The seed fixes the initial weights, the order of the data and the crops, so every candidate sees the
+same ones. With one thread the same call gives the same bits. A loss that is not finite is a result.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from evonas.data.batches import Batches, whole
+from evonas.data.types import Split
+from evonas.proxies.building import build
+from evonas.proxies.networks.blocks import MakeLayer
+from evonas.proxies.registry import Proxy
+
+
+def configure_process(threads: int = 1) -> None:
+    """Settings of a process that trains: thread count, denormals as zero, no autotuned kernels.
+
+    With one thread on a CPU every operation in use is deterministic; on CUDA cuDNN is asked to be.
+    """
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """``score``: validation accuracy in [0, 1], 0 after divergence. Losses in nats, steps from 1."""
+
+    score: float
+    steps: int
+    first_loss: float | None
+    #: mean of the last tenth of the training losses, None after divergence.
+    final_loss: float | None
+    #: wall-clock, for reports only: nothing is decided by it.
+    seconds: float
+    diverged_at: int | None = None
+    last_finite_loss: float | None = None
+
+
+class Trainer:
+    """One training of ``make_layer`` on ``proxy``."""
+
+    def __init__(
+        self,
+        proxy: Proxy,
+        make_layer: MakeLayer,
+        *,
+        seed: int = 0,
+        budget: float = 1.0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """``budget`` multiplies the steps; the schedule stretches with it."""
+        started = time.perf_counter()
+        spec = proxy.spec
+        self.proxy, self.device = proxy, torch.device(device)
+        self.total = max(1, round(spec.steps * budget))
+        self.built = build(proxy, make_layer, seed, self.device)
+        self.network: nn.Module = self.built.network
+        self._decayed, self._undecayed = self.built.decayed(), self.built.undecayed()
+        groups = [
+            {"params": self._decayed, "weight_decay": spec.weight_decay},
+            {"params": self._undecayed, "weight_decay": 0.0},
+        ]
+        self._optimiser = torch.optim.SGD(
+            [g for g in groups if g["params"]],
+            lr=spec.lr,
+            momentum=spec.momentum,
+            nesterov=spec.nesterov and spec.momentum > 0,
+            fused=True,
+        )
+        self._batches = Batches(
+            proxy.data, batch=spec.batch, crop=spec.crop, pool=spec.pool, flip=spec.flip, seed=seed,
+            device=self.device,
+        )  # fmt: skip
+        self.step = 0
+        self.losses: list[float] = []
+        self.diverged_at: int | None = None
+        self.seconds = time.perf_counter() - started
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step ``step`` (from 0)."""
+        spec = self.proxy.spec
+        if spec.schedule == "constant":
+            return spec.lr
+        return spec.lr * 0.5 * (1.0 + math.cos(math.pi * step / self.total))
+
+    def run(self, until_step: int | None = None) -> None:
+        """Train until ``until_step`` steps are done (None: all), or until the loss is not finite."""
+        started = time.perf_counter()
+        end = self.total if until_step is None else min(until_step, self.total)
+        # Reading a loss waits for the device, so on an accelerator it is read once in a while.
+        stride = 1 if self.device.type == "cpu" else 25
+        pending: list[Tensor] = []
+        self.network.train()
+        while self.step < end and self.diverged_at is None:
+            pending.append(self._advance())
+            if len(pending) >= stride or self.step == end:
+                self._record(torch.stack(pending).tolist())
+                pending.clear()
+        self.seconds += time.perf_counter() - started
+
+    def _advance(self) -> Tensor:
+        spec = self.proxy.spec
+        images, labels = self._batches(self.step)
+        for group in self._optimiser.param_groups:
+            group["lr"] = self.rate(self.step)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss = F.cross_entropy(self.network(images), labels, label_smoothing=spec.label_smoothing)
+        loss.backward()
+        if spec.clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), spec.clip)
+        self._optimiser.step()
+        self.step += 1
+        return loss.detach()
+
+    def _record(self, losses: list[float]) -> None:
+        for loss in losses:
+            if not math.isfinite(loss):
+                self.diverged_at = len(self.losses) + 1
+                return
+            self.losses.append(loss)
+
+    def _weights_finite(self) -> bool:
+        with torch.no_grad():
+            total = sum((p.abs().max() for p in self.network.parameters() if p.numel()), torch.zeros(()))
+        return bool(torch.isfinite(total))
+
+    def accuracy(self, split: Split) -> float:
+        """Fraction of ``split`` classified correctly in evaluation mode, 0 after divergence."""
+        if self.diverged_at is None and not self._weights_finite():
+            self.diverged_at = self.step
+        if self.diverged_at is not None:
+            return 0.0
+        spec = self.proxy.spec
+        self.network.eval()
+        right = torch.zeros((), dtype=torch.int64, device=self.device)
+        with torch.no_grad():
+            batches = whole(split, self.proxy.data, batch=spec.eval_batch, pool=spec.pool, device=self.device)
+            for images, labels in batches:
+                logits = self.network(images)
+                correct = (logits.argmax(1) == labels) & torch.isfinite(logits).all(1)
+                right += correct.sum()
+        self.network.train()
+        return int(right) / len(split)
+
+    def validate(self) -> float:
+        """Accuracy on the validation part, now."""
+        started = time.perf_counter()
+        accuracy = self.accuracy(self.proxy.data.validation)
+        self.seconds += time.perf_counter() - started
+        return accuracy
+
+    def finish(self) -> TrainResult:
+        """Train to the end and score."""
+        self.run()
+        score = self.validate()
+        tail = self.losses[-max(1, self.total // 10) :]
+        diverged = self.diverged_at is not None
+        return TrainResult(
+            score=score,
+            steps=self.step if self.diverged_at is None else self.diverged_at,
+            first_loss=self.losses[0] if self.losses else None,
+            final_loss=None if diverged else sum(tail) / len(tail),
+            seconds=self.seconds,
+            diverged_at=self.diverged_at,
+            last_finite_loss=self.losses[-1] if diverged and self.losses else None,
+        )
+
+
+def train(proxy: Proxy, make_layer: Callable[[int], nn.Module], **options: Any) -> TrainResult:
+    """Train and score in one call; ``options`` are those of ``Trainer``."""
+    return Trainer(proxy, make_layer, **options).finish()
