@@ -1,0 +1,13 @@
+"""Element-wise activation functions: a space is a layout, rows and options."""
+
+from evonas.primitives import EVONORM_ELEMENTWISE
+from evonas.search_spaces.registry import space
+from evonas.search_spaces.space import SpaceOptions
+
+space(
+    "activation",
+    layout="nchw",
+    rows=(*EVONORM_ELEMENTWISE, "sub", "min", "erf"),
+    options=SpaceOptions(nodes=6, index_sets=(), constant_one=True),
+    summary="element-wise activation functions with trainable per-channel parameters",
+)

@@ -1,0 +1,315 @@
+"""A search space: which primitives and inputs, how many nodes, and the genotypes over them.
+
+A genotype is ``3 * nodes`` bytes: per intermediate node the code of a concrete operation (primitive and index
+set) and the ids of its two arguments (255 where there is none). Ids count the inputs first. The last node is the
+output; nodes that it does not depend on stay in the genotype (neutral drift) and have no effect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, NamedTuple
+
+from evonas import primitives
+from evonas.errors import FormulaError, UsageError, unknown_name
+from evonas.graph.canonical import Interner
+from evonas.graph.graph import NAMED_LEAVES, Graph, Node
+from evonas.graph.layout import IndexSet, get_layout
+from evonas.rng import Draws
+
+NO_ARGUMENT = 255
+MUTATIONS = ("replace", "insert", "remove", "rewire")
+
+
+class Operation(NamedTuple):
+    """A concrete operation: a primitive with, for a moment, its index set."""
+
+    op: str
+    index: IndexSet | None
+    arity: int
+
+    def __str__(self) -> str:
+        return f"{self.op}[{','.join(self.index)}]" if self.index else self.op
+
+
+@dataclass(frozen=True)
+class SpaceOptions:
+    """Every choice that Liu et al. (2020) leave open, with the default that stands nearest to the text.
+
+    nodes: intermediate nodes (the paper's budget of 14 less its 4 inputs).
+    op_draw: "row" draws one of the table's rows, then an index set; "concrete" draws among all pairs, which
+        favours moments (24 pairs against 15 rows in the paper's space).
+    distinct_inputs: whether the two arguments of a node must differ (the paper does not say; they may).
+    constant_one: a constant 1 as a fifth input (Figure 1 of the paper's first version draws one).
+    batch_independent: reject layers whose *active* graph uses batch statistics (the "S" search).
+    index_sets: index sets of the moments; any that the layout allows is legal.
+    mutation_weights: relative weights of the kinds of mutation; the paper's alone is "replace".
+    extra_primitives: further rows, plug-ins included.
+    """
+
+    nodes: int = 10
+    op_draw: Literal["row", "concrete"] = "row"
+    distinct_inputs: bool = False
+    constant_one: bool = False
+    batch_independent: bool = False
+    index_sets: tuple[str, ...] = ("b,w,h", "w,h", "w,h,c", "w,h,c/g")
+    mutation_weights: Mapping[str, float] = field(default_factory=lambda: {"replace": 1.0})
+    extra_primitives: tuple[str, ...] = ()
+
+    @classmethod
+    def make(cls, base: SpaceOptions, given: Mapping[str, Any]) -> SpaceOptions:
+        """``base`` with some fields replaced, each checked.
+
+        Raises:
+            UsageError: an unknown option (with the nearest name) or a value that does not fit.
+        """
+        known = {f.name for f in fields(cls)}
+        for name in given:
+            if name not in known:
+                raise unknown_name("space option", name, known)
+        values = dict(given)
+        for name in ("index_sets", "extra_primitives"):
+            if name in values:
+                entries = values[name]
+                if isinstance(entries, str):
+                    entries = [e.strip() for e in entries.split(";")]
+                values[name] = tuple(e for e in entries if e)
+        options = replace(base, **values)
+        _check(isinstance(options.nodes, int) and 1 <= options.nodes <= 200, "nodes", options.nodes, "1 to 200")
+        _check(options.op_draw in ("row", "concrete"), "op_draw", options.op_draw, "row or concrete")
+        for name in ("distinct_inputs", "constant_one", "batch_independent"):
+            _check(isinstance(getattr(options, name), bool), name, getattr(options, name), "true or false")
+        weights = options.mutation_weights
+        for kind in weights:
+            if kind not in MUTATIONS:
+                raise unknown_name("mutation", kind, MUTATIONS)
+        ok = all(isinstance(w, (int, float)) and w >= 0 for w in weights.values()) and sum(weights.values()) > 0
+        _check(ok, "mutation_weights", dict(weights), "weights >= 0 that are not all 0")
+        return options
+
+
+def _check(ok: bool, name: str, given: object, needed: str) -> None:
+    if not ok:
+        raise UsageError(f"space option {name} = {given!r} does not fit", hint=f"use {needed}")
+
+
+class Space:
+    """Primitives, inputs and rules of one space, ready to draw from.
+
+    Args:
+        name: how the command line calls it.
+        layout: "nchw" or "btc".
+        rows: names of primitives, in the order of the sampler's table.
+        options: see ``SpaceOptions``.
+    """
+
+    def __init__(self, name: str, layout: str, rows: Iterable[str], options: SpaceOptions) -> None:
+        self.name = name
+        self.layout = get_layout(layout)
+        self.options = options
+        self.inputs: tuple[str, ...] = NAMED_LEAVES[:4] + (("1",) if options.constant_one else ())
+        self.rows = tuple(dict.fromkeys((*rows, *options.extra_primitives)))
+        self.index_sets = tuple(self.layout.check(s.split(",")) for s in options.index_sets)
+        table: list[tuple[Operation, ...]] = []
+        for row in self.rows:
+            primitive = primitives.get(row)
+            if primitive.arity == 0:
+                raise UsageError(f"{row!r} cannot be a row of a space", hint="set constant_one=true for an input 1")
+            if primitive.kind == "moment":
+                if self.index_sets:
+                    table.append(tuple(Operation(row, index, 1) for index in self.index_sets))
+            else:
+                table.append((Operation(row, None, primitive.arity),))
+        if not table:
+            raise UsageError(f"space {name!r} has no primitive")
+        self.operations: tuple[Operation, ...] = tuple(op for row in table for op in row)
+        if len(self.operations) > 255 or len(self.inputs) + options.nodes > 255:
+            raise UsageError("a space has at most 255 concrete operations and 255 inputs and nodes together")
+        code = {op: i for i, op in enumerate(self.operations)}
+        groups = table if options.op_draw == "row" else [(op,) for op in self.operations]
+        #: codes drawn in two steps: a group uniformly, then one of its codes uniformly
+        self.draw_table: tuple[tuple[int, ...], ...] = tuple(tuple(code[op] for op in g) for g in groups)
+        self.arities = bytes(op.arity for op in self.operations)
+        self._code = code
+        self._interner = Interner()
+        self._leaf_ids: list[int] = []
+        self._memo: dict[tuple[int, int, int], int] = {}
+
+    @property
+    def nodes(self) -> int:
+        """Intermediate nodes of a genotype."""
+        return self.options.nodes
+
+    # -- drawing ------------------------------------------------------------------------------------
+
+    def random(self, draws: Draws) -> bytes:
+        """A random genotype: per node an operation, then its arguments among all earlier ids."""
+        from evonas.search_spaces.sampler import random_genotype
+
+        return random_genotype(self, draws)
+
+    def mutate(self, genotype: bytes, draws: Draws) -> tuple[bytes, str]:
+        """A mutated copy and the kind of mutation, drawn by ``mutation_weights``."""
+        from evonas.search_spaces.mutation import mutate
+
+        return mutate(self, genotype, draws)
+
+    # -- genotype to graph --------------------------------------------------------------------------
+
+    def active_mask(self, genotype: bytes) -> int:
+        """Bit i is set if id i is the output or one of its ancestors."""
+        first = len(self.inputs)
+        mask = 1 << (first + self.options.nodes - 1)
+        at = len(genotype) - 3
+        for i in range(first + self.options.nodes - 1, first - 1, -1):
+            if mask >> i & 1:
+                mask |= 1 << genotype[at + 1]
+                b = genotype[at + 2]
+                if b != NO_ARGUMENT:
+                    mask |= 1 << b
+            at -= 3
+        return mask
+
+    def _express(self, genotype: bytes) -> int:
+        interner = self._interner
+        if interner.full() or not self._leaf_ids:
+            interner.clear()
+            self._memo = {}
+            self._leaf_ids = [interner.leaf(leaf) for leaf in self.inputs]
+        mask = self.active_mask(genotype)
+        memo, first = self._memo, len(self.inputs)
+        ids = self._leaf_ids + [0] * self.options.nodes
+        at = 0
+        for i in range(first, first + self.options.nodes):
+            if mask >> i & 1:
+                code, a, b = genotype[at], ids[genotype[at + 1]], genotype[at + 2]
+                key = (code, a, ids[b] if b != NO_ARGUMENT else -1)
+                known = memo.get(key)
+                if known is None:
+                    op = self.operations[code]
+                    args = (a,) if b == NO_ARGUMENT else (a, ids[b])
+                    known = memo[key] = interner.cons(op.op, args, op.index)
+                ids[i] = known
+            at += 3
+        return ids[-1]
+
+    def digest(self, genotype: bytes) -> bytes | None:
+        """Digest of the simplified active graph; None if the output does not depend on x."""
+        i = self._express(genotype)
+        return self._interner.digests[i] if self._interner.depends_on_x(i) else None
+
+    def graph(self, genotype: bytes) -> Graph:
+        """The canonical graph: active, simplified, commutative arguments ordered."""
+        return self._interner.graph(self._express(genotype))
+
+    def decode(self, genotype: bytes) -> Graph:
+        """The graph as drawn, inactive nodes included, not simplified.
+
+        Raises:
+            UsageError: bytes that are not a genotype of this space.
+        """
+        first, nodes = len(self.inputs), []
+        if len(genotype) != 3 * self.nodes:
+            raise UsageError(f"a genotype of {self.name!r} has {3 * self.nodes} bytes, this one has {len(genotype)}")
+        for i in range(self.nodes):
+            code, a, b = genotype[3 * i : 3 * i + 3]
+            if code >= len(self.operations):
+                raise UsageError(f"operation code {code} does not exist in space {self.name!r}")
+            op = self.operations[code]
+            args = (a, b)[: op.arity]
+            if any(arg >= first + i for arg in args) or (op.arity == 1 and b != NO_ARGUMENT):
+                raise UsageError(f"node {i} of the genotype has arguments {(a, b)} that do not fit")
+            nodes.append(Node(op.op, args, op.index))
+        return Graph(self.inputs, tuple(nodes), first + self.nodes - 1)
+
+    def encode(self, graph: Graph, draws: Draws) -> bytes:
+        """A genotype of that graph; unused nodes are drawn at random and come first.
+
+        ``a - b`` becomes ``a + -b`` in a space without sub.
+
+        Raises:
+            FormulaError: the graph uses what the space does not have, or more nodes than it has.
+        """
+        nodes = self._in_space(graph)
+        first, spare = len(self.inputs), self.nodes - len(nodes)
+        if spare < 0 or not nodes:
+            raise FormulaError(
+                f"{graph} needs {len(nodes)} operations, a genotype of {self.name!r} has {self.nodes}",
+                hint="at least one and at most that many; set the space option nodes",
+            )
+        genotype = bytearray(self.random(draws)[: 3 * spare])
+        for code, args in nodes:
+            shifted = [a if a < first else a + spare for a in args]
+            genotype += bytes((code, shifted[0], shifted[1] if len(shifted) > 1 else NO_ARGUMENT))
+        return bytes(genotype)
+
+    def _in_space(self, graph: Graph) -> list[tuple[int, tuple[int, ...]]]:
+        graph = graph.active()
+        first = len(self.inputs)
+        for leaf in graph.leaves:
+            if leaf not in self.inputs:
+                raise FormulaError(
+                    f"input {leaf!r} of {graph} is not part of space {self.name!r}",
+                    hint=f"its inputs are {', '.join(self.inputs)}",
+                )
+        place = [self.inputs.index(leaf) for leaf in graph.leaves]
+        nodes: list[tuple[int, tuple[int, ...]]] = []
+
+        def put(op: str, args: tuple[int, ...], index: IndexSet | None) -> int:
+            known = Operation(op, index, len(args))
+            if known not in self._code:
+                raise FormulaError(
+                    f"{known} of {graph} is not part of space {self.name!r}",
+                    hint=f"its operations are {', '.join(map(str, self.operations))}",
+                )
+            nodes.append((self._code[known], args))
+            return first + len(nodes) - 1
+
+        for _, (op, args, index) in graph.operations():
+            mapped = tuple(place[a] for a in args)
+            if op == "sub" and Operation("sub", None, 2) not in self._code:
+                place.append(put("add", (mapped[0], put("neg", (mapped[1],), None)), None))
+            else:
+                place.append(put(op, mapped, index))
+        return nodes
+
+    # -- rules --------------------------------------------------------------------------------------
+
+    def reject(self, genotype: bytes) -> str | None:
+        """Why the structural stage rejects a genotype, or None."""
+        if self.digest(genotype) is None:
+            return "the output does not depend on x"
+        if self.options.batch_independent and self.graph(genotype).uses_batch:
+            return "uses batch statistics"
+        return None
+
+    def check(self, graph: Graph) -> None:
+        """``FormulaError`` if the active graph is not expressible in this space."""
+        self.encode(graph, Draws("check"))
+        if self.options.batch_independent and graph.uses_batch:
+            raise FormulaError(f"{graph} uses batch statistics, which space {self.name!r} excludes")
+
+    # -- identity -----------------------------------------------------------------------------------
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that decides what a genotype means, JSON-able; ``space.json`` of a run."""
+        return {
+            "name": self.name,
+            "layout": self.layout.name,
+            "inputs": list(self.inputs),
+            "operations": [str(op) for op in self.operations],
+            "options": json.loads(json.dumps(asdict(self.options))),
+            "primitives": {row: {"origin": p.origin, "source": p.source, "arity": p.arity, "kind": p.kind}
+                           for row in self.rows for p in [primitives.get(row)]},
+        }  # fmt: skip
+
+    def identity(self) -> str:
+        """A digest of ``describe()``: two spaces with the same one draw the same genotypes."""
+        text = json.dumps(self.describe(), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"<Space {self.name}: {len(self.operations)} operations, {self.nodes} nodes, {self.layout.name}>"
