@@ -37,7 +37,17 @@ class Task:
     deadline_s: float = 600.0
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {
+            "candidate": self.candidate,
+            "formula": self.formula,
+            "attempt": self.attempt,
+            "arm": self.arm,
+            "seed": self.seed,
+            "mode": self.mode,
+            "budget": self.budget,
+            "bar": None if self.bar is None else dict(self.bar),
+            "deadline_s": self.deadline_s,
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Task:
@@ -58,7 +68,10 @@ class StageReport:
 
 @dataclass(slots=True)
 class Outcome:
-    """The answer to a task. ``scores`` maps proxy name to validation accuracy in [0, 1]."""
+    """The answer to a task. ``scores`` maps proxy name to validation accuracy in [0, 1].
+
+    ``to_dict`` shares ``scores`` and the evidence of the reports with the outcome.
+    """
 
     candidate: int
     status: str
@@ -70,9 +83,26 @@ class Outcome:
     seconds: float = 0.0
     #: peak resident memory of the slot after this task, bytes (0: not measured).
     peak_rss: int = 0
+    #: copied from the task by the slot, so that an evaluator need not: which request this answers.
+    arm: str = "search"
+    seed: int = 0
+    mode: str = "funnel"
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {
+            "candidate": self.candidate,
+            "status": self.status,
+            "attempt": self.attempt,
+            "stage": self.stage,
+            "reason": self.reason,
+            "scores": self.scores,
+            "reports": [asdict(r) for r in self.reports] if self.reports else [],
+            "seconds": self.seconds,
+            "peak_rss": self.peak_rss,
+            "arm": self.arm,
+            "seed": self.seed,
+            "mode": self.mode,
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Outcome:

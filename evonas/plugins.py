@@ -1,0 +1,180 @@
+"""User code that adds primitives, spaces, proxies, data sets or evaluators.
+
+Two ways in: a file that the user names (``--plugin file.py``), which travels to every process together
+with its digest, and installed packages with entry points in one of ``GROUPS``. Loading is idempotent:
+every process does it, possibly more than once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+import os
+import re
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from evonas.errors import EvonasError, PluginError
+
+GROUPS = ("evonas.primitives", "evonas.spaces", "evonas.proxies", "evonas.datasets", "evonas.evaluators")
+
+#: Allow-list of entry points by name, separated by commas; empty: none; not set: all.
+ALLOW_VARIABLE = "EVONAS_PLUGINS"
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenPlugin:
+    """An entry point that was found and not loaded, with the reason."""
+
+    group: str
+    name: str
+    distribution: str
+    reason: str
+
+
+_ENTRY_POINTS: dict[tuple[str, str | None], dict[str, Any]] = {}
+_BROKEN: dict[tuple[str, str, str], BrokenPlugin] = {}
+
+
+def describe_plugins(paths: Sequence[str | Path]) -> tuple[dict[str, str], ...]:
+    """``{"path", "sha256"}`` of each file: absolute path and the digest of its bytes.
+
+    Raises:
+        PluginError: a file cannot be read.
+    """
+    return tuple(
+        {"path": str(Path(path).expanduser().resolve()), "sha256": _digest(read_plugin(path))} for path in paths
+    )
+
+
+def read_plugin(path: str | Path) -> bytes:
+    """The bytes of a plug-in file, or a ``PluginError`` that says why there are none."""
+    try:
+        return Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise PluginError(
+            f"cannot read the plug-in {str(path)!r}: {error.strerror or error}",
+            hint="give the path of a Python file, --plugin path/to/file.py",
+        ) from None
+
+
+def load_plugins(plugins: Sequence[Mapping[str, str]]) -> tuple[ModuleType, ...]:
+    """Import each ``{"path", "sha256"}``, once per process, under a name made of its stem and digest.
+
+    Raises:
+        PluginError: unreadable, a digest that differs from the one recorded, or an exception in the
+            file; the message names file, line and exception.
+    """
+    return tuple(_load_file(p["path"], p["sha256"]) for p in plugins)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class _VerifiedLoader(importlib.machinery.SourceFileLoader):
+    """Runs exactly the bytes whose digest was checked; neither reads nor writes byte code."""
+
+    def __init__(self, name: str, path: str, source: bytes) -> None:
+        super().__init__(name, path)
+        self._source = source
+
+    def get_data(self, path: str) -> bytes:
+        if path != self.path:
+            raise OSError(path)
+        return self._source
+
+    def set_data(self, path: str, data: Any, *, _mode: int = 0o666) -> None:
+        return None
+
+
+def _load_file(path: str, sha256: str) -> ModuleType:
+    stem = re.sub(r"\W", "_", Path(path).stem)
+    name = f"evonas_plugin_{stem}_{sha256[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    source = read_plugin(path)
+    if _digest(source) != sha256:
+        raise PluginError(
+            f"the plug-in {path} is not the file that the run names: sha256 {_digest(source)[:12]}..., "
+            f"needed {sha256[:12]}...",
+            hint="restore the file, or start a new run with the changed one",
+        )
+    loader = _VerifiedLoader(name, path, source)
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    if spec is None:
+        raise PluginError(f"cannot import the plug-in {path}", hint="name a file that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise _explain(path, error) from error
+    return module
+
+
+def _explain(path: str, error: BaseException) -> PluginError:
+    line = error.lineno if isinstance(error, SyntaxError) and error.filename == path else None
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename == path:
+            line = frame.lineno
+    where = f"{path}:{line}" if line else path
+    if isinstance(error, EvonasError):
+        return PluginError(f"plug-in {where}: {error.message}", hint=error.hint)
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return PluginError(
+        f"plug-in {where} raised {type(error).__name__}: {text}",
+        hint=f"see that it imports by itself: python {path}",
+    )
+
+
+def load_entry_points(group: str) -> dict[str, Any]:
+    """Name -> loaded object of every installed entry point of ``group`` that the allow-list admits.
+
+    One that raises, and names that two distributions claim, are left out and listed by
+    ``broken_plugins``; they do not break the others.
+    """
+    allow = os.environ.get(ALLOW_VARIABLE)
+    key = (group, allow)
+    if key in _ENTRY_POINTS:
+        return _ENTRY_POINTS[key]
+    allowed = None if allow is None else {n.strip() for n in allow.split(",") if n.strip()}
+    claims: dict[str, dict[tuple[str, str], importlib.metadata.EntryPoint]] = {}
+    for point in importlib.metadata.entry_points(group=group):
+        if allowed is None or point.name in allowed:
+            claims.setdefault(point.name, {})[_distribution(point), point.value] = point
+    loaded: dict[str, Any] = {}
+    for name, points in sorted(claims.items()):
+        owners = " and ".join(sorted(owner for owner, _ in points))
+        if len(points) > 1:
+            _report(group, name, owners, f"the name {name!r} is claimed by {owners}; uninstall one of them")
+            continue
+        try:
+            loaded[name] = next(iter(points.values())).load()
+        except (Exception, SystemExit) as error:
+            _report(group, name, owners, f"{type(error).__name__}: {error}")
+    _ENTRY_POINTS[key] = loaded
+    return loaded
+
+
+def broken_plugins() -> tuple[BrokenPlugin, ...]:
+    """Every entry point that was found and could not be used, so far in this process."""
+    return tuple(_BROKEN.values())
+
+
+def _report(group: str, name: str, owners: str, reason: str) -> None:
+    _BROKEN[group, name, owners] = BrokenPlugin(group, name, owners, reason)
+
+
+def _distribution(point: importlib.metadata.EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "an unnamed distribution"
