@@ -34,6 +34,8 @@ class BaseStrategy:
         self._arm = arm
         self._seeds = tuple(seeds)
         self._archive = FrontArchive(front_limit)
+        #: per living member the latest (id, genotype) with its function: what a mutation starts from.
+        self._forms: dict[int, tuple[int, bytes]] = {}
         self._scores = 0
         self.told = 0
         self.survivors = 0
@@ -44,18 +46,29 @@ class BaseStrategy:
             return Proposal(self._seeds[candidate], "seed")
         return self._propose(Draws("ask", self._seed, self._arm, candidate))
 
-    def tell(self, candidate: int, genotype: bytes, scores: Scores | None) -> None:
-        """Report a candidate (None: rejected or failed). ``ValueError`` for scores that are not finite."""
-        if scores is None:
-            self.told += 1
-            self._keep_rejected(candidate, genotype)
-            return
-        member = Member(candidate, genotype, checked_scores(scores, self._scores))
-        self._scores = len(member.scores)
+    def tell(
+        self, candidate: int, genotype: bytes, scores: Scores | None, *, twin: int | None = None
+    ) -> None:
+        """Report a candidate (None: rejected or failed).
+
+        ``twin``: the earlier candidate with the same function; such a report is neither a survivor nor a
+        member of the front. Raises ``ValueError`` for scores that are not finite and for a living candidate.
+        """
+        if candidate in self._forms:
+            raise ValueError(f"candidate {candidate} was told before and is alive")
+        if scores is not None:
+            scores = checked_scores(scores, self._scores)
+            self._scores = len(scores)
         self.told += 1
-        self.survivors += 1
-        self._archive.add(member)
-        self._keep(member)
+        if twin is not None:
+            self._keep_twin(candidate, genotype, scores, twin)
+        elif scores is None:
+            self._keep_rejected(candidate, genotype)
+        else:
+            member = Member(candidate, genotype, scores)
+            self.survivors += 1
+            self._archive.add(member)
+            self._keep(member)
 
     def front(self) -> list[Member]:
         """The non-dominated members of everything told, by candidate id."""
@@ -72,8 +85,13 @@ class BaseStrategy:
     def _random(self, draws: Draws) -> Proposal:
         return Proposal(self._space.random(draws), "random")
 
-    def _child(self, parent: Member, draws: Draws) -> Proposal:
-        return Proposal(self._space.mutate(parent.genotype, draws), "mutation", parent.candidate)
+    def _child(self, candidate: int, genotype: bytes, draws: Draws) -> Proposal:
+        child, kind = self._space.mutate(genotype, draws)
+        return Proposal(child, "mutation" if kind == "replace" else kind, candidate)
+
+    def population(self) -> list[Member]:
+        """The members that are alive, oldest first."""
+        raise NotImplementedError
 
     def _propose(self, draws: Draws) -> Proposal:
         raise NotImplementedError
@@ -83,6 +101,9 @@ class BaseStrategy:
 
     def _keep_rejected(self, candidate: int, genotype: bytes) -> None:
         """Most strategies forget what was rejected."""
+
+    def _keep_twin(self, candidate: int, genotype: bytes, scores: Scores | None, twin: int) -> None:
+        """Most strategies forget a candidate that repeats another."""
 
     def _hash_state(self, state: StateHash) -> None:
         raise NotImplementedError

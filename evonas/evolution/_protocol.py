@@ -16,7 +16,8 @@ class GenotypeSpace(Protocol):
 
     def random(self, draws: Draws) -> bytes: ...
 
-    def mutate(self, genotype: bytes, draws: Draws) -> bytes: ...
+    def mutate(self, genotype: bytes, draws: Draws) -> tuple[bytes, str]:
+        """A child and the kind of mutation that made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class Proposal:
     """A genotype to evaluate. ``parent`` is the candidate id of the mutated member, if there is one."""
 
     genotype: bytes
-    #: how it came about: ``random``, ``mutation`` or ``seed``.
+    #: how it came about: ``random``, ``seed``, ``mutation`` (the paper's: one node replaced), or the name of
+    #: another kind of mutation (``insert``, ``remove``, ``rewire``).
     origin: str
     parent: int | None = None
 
@@ -48,9 +50,14 @@ class Strategy(Protocol):
     def ask(self, candidate: int) -> Proposal:
         """The proposal for this candidate id in the present state."""
 
-    def tell(self, candidate: int, genotype: bytes, scores: Scores | None) -> None:
+    def tell(
+        self, candidate: int, genotype: bytes, scores: Scores | None, *, twin: int | None = None
+    ) -> None:
         """Report a candidate; ``None`` says that it was rejected or failed.
 
+        ``twin`` names an earlier candidate that computes the same layer: the new one is not evaluated,
+        but its genotype may serve in the other's place (neutral drift). ``scores`` are then the twin's,
+        or None where they are not known.
         Raises ``ValueError`` for a score that is not finite or for another number of scores than before.
         """
 

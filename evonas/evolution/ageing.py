@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from evonas.evolution._base import BaseStrategy, need, need_choice, need_count, need_share
-from evonas.evolution._protocol import GenotypeSpace, Member, Proposal
+from evonas.evolution._protocol import GenotypeSpace, Member, Proposal, Scores
 from evonas.evolution._state import StateHash
 from evonas.evolution.selection import SELECTIONS
 from evonas.rng import Draws
@@ -37,6 +37,11 @@ class AgeingOptions:
     initial: int | None = None
     #: True: a rejected candidate takes a place in the window too; it never wins, but it ages others out.
     keep_rejected: bool = False
+    #: what a candidate does that repeats a living member's function: ``drift``: its genotype is the one
+    #: that is mutated from now on in that member's place (half of all mutations are neutral, and this is
+    #: how inactive nodes change); ``enter``: it joins the window with its twin's scores and ages others
+    #: out, as in a search that evaluates it again; ``ignore``.
+    twins: str = "drift"
     #: the most members that ``front()`` keeps.
     front_limit: int = 256
 
@@ -52,6 +57,7 @@ class AgeingOptions:
         if self.initial is not None:
             need_count("initial", self.initial, 0)
         need(isinstance(self.keep_rejected, bool), "keep_rejected", self.keep_rejected, "true or false")
+        need_choice("twins", self.twins, dict.fromkeys(("drift", "enter", "ignore")))
         need_count("front_limit", self.front_limit, 2)
 
     def tournament_size(self, alive: int) -> int:
@@ -102,10 +108,18 @@ class AgeingEvolution(BaseStrategy):
         if not rivals:
             return self._random(draws)
         parent = rivals[self._select([m.scores for m in rivals], draws)]  # type: ignore[union-attr]
-        return self._child(parent, draws)  # type: ignore[arg-type]
+        return self._child(*self._forms[parent.candidate], draws)  # type: ignore[union-attr]
 
     def _keep(self, member: Member) -> None:
         self._push(member)
+        self._forms[member.candidate] = (member.candidate, member.genotype)
+
+    def _keep_twin(self, candidate: int, genotype: bytes, scores: Scores | None, twin: int) -> None:
+        if self.options.twins == "drift":
+            if twin in self._forms:
+                self._forms[twin] = (candidate, genotype)
+        elif self.options.twins == "enter" and scores is not None:
+            self._keep(Member(candidate, genotype, scores))
 
     def _keep_rejected(self, candidate: int, genotype: bytes) -> None:
         if self.options.keep_rejected:
@@ -115,6 +129,9 @@ class AgeingEvolution(BaseStrategy):
         if len(self._ring) < self.options.window:
             self._ring.append(entry)
         else:
+            oldest = self._ring[self._next]
+            if isinstance(oldest, Member):
+                del self._forms[oldest.candidate]
             self._ring[self._next] = entry
             self._next = (self._next + 1) % self.options.window
 
@@ -133,5 +150,6 @@ class AgeingEvolution(BaseStrategy):
         for entry in self._by_age():
             if isinstance(entry, Member):
                 state.member(entry.candidate, entry.genotype, entry.scores)
+                state.member(*self._forms[entry.candidate], None)
             else:
                 state.member(*entry, None)

@@ -2,7 +2,8 @@
 
 The parents breed by binary tournament on (rank, crowding distance) and mutation; there is no crossover,
 because two genotypes have no parts that correspond. Whenever as many survivors were told as the
-population holds, the best half of parents and children becomes the new population.
+population holds, the best half of parents and children becomes the new population. A candidate that
+repeats a living member's function lends it its genotype for further mutation (neutral drift).
 """
 
 from __future__ import annotations
@@ -87,16 +88,22 @@ class NSGA2(BaseStrategy):
         b = draws.below(n - 1)
         b += b >= a
         better = (self._rank[b], -self._crowding[b]) < (self._rank[a], -self._crowding[a])
-        return self._child(self._parents[b if better else a], draws)
+        return self._child(*self._forms[self._parents[b if better else a].candidate], draws)
 
     def _keep(self, member: Member) -> None:
         self._children.append(member)
+        self._forms[member.candidate] = (member.candidate, member.genotype)
         if len(self._children) < self.options.population:
             return
         pool = self._parents + self._children
         chosen, self._rank, self._crowding = survivors([m.scores for m in pool], self.options.population)
         self._parents = [pool[i] for i in chosen]
         self._children = []
+        self._forms = {m.candidate: self._forms[m.candidate] for m in self._parents}
+
+    def _keep_twin(self, candidate: int, genotype: bytes, scores: Scores | None, twin: int) -> None:
+        if twin in self._forms:
+            self._forms[twin] = (candidate, genotype)
 
     def population(self) -> list[Member]:
         """The parents in the order in which they were told; before there are any, the survivors so far."""
@@ -109,3 +116,5 @@ class NSGA2(BaseStrategy):
         state.members("parents", self._parents)
         state.text(*self._rank, *self._crowding)
         state.members("children", self._children)
+        for member in (*self._parents, *self._children):
+            state.member(*self._forms[member.candidate], None)

@@ -15,9 +15,9 @@ class ByteSpace:
     def random(self, draws: Draws) -> bytes:
         return bytes(draws.below(256) for _ in range(LENGTH))
 
-    def mutate(self, genotype: bytes, draws: Draws) -> bytes:
+    def mutate(self, genotype: bytes, draws: Draws) -> tuple[bytes, str]:
         at = 3 * draws.below(LENGTH // 3)
-        return genotype[:at] + bytes(draws.below(256) for _ in range(3)) + genotype[at + 3 :]
+        return genotype[:at] + bytes(draws.below(256) for _ in range(3)) + genotype[at + 3 :], "replace"
 
 
 def scores_of(genotype: bytes) -> tuple[float, float, float]:
