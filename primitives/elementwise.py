@@ -42,13 +42,12 @@ def _grad_div(ops: Ops, g: A, y: A, a: A, b: A) -> tuple[A, A]:
 
 
 @define("div", arity=2, precedence=20, formula="{0} / {1}", latex=r"\frac{{{0}}}{{{1}}}", uses_eps=True,
-        triton="{0} / tl.where(tl.abs({1}) < {eps}, tl.where({1} < 0, -{eps}, {eps}), {1})",
+        triton="{0} / tl.where({1} < 0, -tl.maximum(tl.abs({1}), {eps}), tl.maximum(tl.abs({1}), {eps}))",
         source=EVONORM, gradient=_grad_div,
-        singular="denominators in (-eps, eps) become -eps or +eps, zero becomes +eps; exact elsewhere")  # fmt: skip
+        singular="denominators in (-eps, eps) become -eps or +eps, exact elsewhere")  # fmt: skip
 def div(xp: Namespace, a: A, b: A, *, eps: float = EPS) -> A:
     """Quotient with a guarded denominator."""
-    guard = xp.where(b < 0, xp.full_like(b, -eps), xp.full_like(b, eps))
-    return a / xp.where(xp.abs(b) < eps, guard, b)
+    return a / xp.copysign(xp.at_least(xp.abs(b), eps), b)
 
 
 @define("max", arity=2, commutative=True, formula="max({0}, {1})", latex=r"\max\left({0}, {1}\right)",

@@ -20,9 +20,10 @@ class Namespace(Protocol):
     """What ``xp`` offers: the array-API names plus ``sigmoid`` and ``erf``."""
 
     def abs(self, a: Array, /) -> Array: ...
+    def at_least(self, a: Array, low: float, /) -> Array: ...
+    def copysign(self, magnitude: Array, sign: Array, /) -> Array: ...
     def erf(self, a: Array, /) -> Array: ...
     def exp(self, a: Array, /) -> Array: ...
-    def full_like(self, a: Array, value: float, /) -> Array: ...
     def log(self, a: Array, /) -> Array: ...
     def maximum(self, a: Array, b: Array, /) -> Array: ...
     def mean(self, a: Array, axes: Sequence[int], /) -> Array: ...
@@ -49,7 +50,8 @@ class NumpyNamespace:
     sqrt = staticmethod(np.sqrt)
     tanh = staticmethod(np.tanh)
     where = staticmethod(np.where)
-    full_like = staticmethod(np.full_like)
+    at_least = staticmethod(np.maximum)
+    copysign = staticmethod(np.copysign)
 
     @staticmethod
     def sigmoid(a: Array) -> Array:
@@ -87,7 +89,8 @@ class TorchNamespace:
         self.sqrt = torch.sqrt
         self.tanh = torch.tanh
         self.where = torch.where
-        self.full_like = torch.full_like
+        self.at_least = torch.clamp_min
+        self.copysign = torch.copysign
         self.sigmoid = torch.sigmoid
         self.erf = torch.erf
 

@@ -1,0 +1,141 @@
+"""A layer: a graph with a name, from which modules are made. Importing this does not import torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evonas.errors import EvonasError, UsageError, unknown_name
+from evonas.graph import Cost, Graph, Properties, analyse, canonical, cost, digest, format_latex, get_layout
+from evonas.layers.zoo import ZOO
+
+if TYPE_CHECKING:
+    from evonas.layers.module import GraphLayer
+
+BACKENDS = ("auto", "eager", "triton")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A discovered or known layer.
+
+    name: zoo name, or whatever names it. graph: as written, active part only. layout: which tensors it is for.
+    """
+
+    name: str
+    graph: Graph
+    layout: str = "nchw"
+    source: str = ""
+
+    @property
+    def formula(self) -> str:
+        """The graph as a formula, without the affine that every module applies after it."""
+        return str(self.graph)
+
+    @property
+    def canonical(self) -> Graph:
+        """Simplified and ordered; what digests and fingerprints are taken of."""
+        return canonical(self.graph)
+
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits, equal for layers with the same canonical graph."""
+        return digest(self.graph).hex()
+
+    @property
+    def latex(self) -> str:
+        """LaTeX of the graph."""
+        return format_latex(self.graph)
+
+    def properties(self) -> Properties:
+        """Structure and tested invariances."""
+        return analyse(self.graph, self.layout)
+
+    def cost(self, shape: tuple[int, ...] = (1, 64, 56, 56), **options: Any) -> Cost:
+        """Operations and bytes of one call on a tensor of that shape."""
+        return cost(self.graph, shape, layout=self.layout, **options)
+
+    def module(
+        self, channels: int, *, layout: str | None = None, backend: str = "auto", **options: Any
+    ) -> GraphLayer:
+        """A fresh ``nn.Module`` for that many channels.
+
+        Args:
+            channels: C of the (B, C, H, W) or (B, T, C) tensors.
+            layout: "nchw" or "btc"; the layer's own by default.
+            backend: "eager" is the reference; "auto" takes the fastest available, today the reference.
+            options: groups, group_size, eps, momentum, affine, device, dtype of ``GraphLayer``.
+
+        Raises:
+            UsageError: an unknown layout or backend, or an index set that the layout does not have.
+        """
+        if backend not in BACKENDS:
+            raise unknown_name("backend", backend, BACKENDS)
+        if backend == "triton":
+            raise UsageError(
+                "backend='triton' is not available in this version of evonas",
+                hint="use backend='auto': it takes the kernels once they are there",
+            )
+        from evonas.layers.module import GraphLayer
+
+        where = get_layout(layout or self.layout)
+        for index in self.graph.index_sets:
+            where.check(index)
+        return GraphLayer(self.graph, channels, layout=where.name, **options)
+
+    def __str__(self) -> str:
+        return self.formula
+
+
+def named_layer(name: str) -> Layer:
+    """A layer of the zoo; ``UsageError`` with the nearest name otherwise."""
+    if name not in ZOO:
+        raise unknown_name("layer", name, ZOO, hint="`evonas list layers` shows all")
+    return Layer(name, Graph.parse(ZOO[name].formula), source=ZOO[name].source)
+
+
+def resolve_layer(spec: str | Path | Graph | Layer) -> Layer:
+    """A layer from a zoo name, a formula, a graph, or a file that holds a formula or {"formula": ...}.
+
+    Raises:
+        UsageError, FormulaError: nothing of the kind; the message tells what was tried.
+    """
+    if isinstance(spec, Layer):
+        return spec
+    if isinstance(spec, Graph):
+        return Layer("layer", spec.active())
+    if isinstance(spec, Path):
+        return _from_file(spec)
+    text = spec.strip()
+    if text in ZOO:
+        return named_layer(text)
+    if text.endswith((".json", ".txt", ".formula")) or text.startswith(("./", "../", "/")):
+        return _from_file(Path(text))
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) and text not in ("x", "v0", "v1"):
+        raise unknown_name("layer", text, ZOO, hint="or write a formula such as \"max(x, 0)\"")
+    return Layer("layer", Graph.parse(text))
+
+
+def _from_file(path: Path) -> Layer:
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read a layer from {path}: {error}") from None
+    name, formula, layout = path.stem, text, "nchw"
+    if text.startswith("{"):
+        try:
+            data: Mapping[str, Any] = json.loads(text)
+            formula = str(data["formula"])
+            name, layout = str(data.get("name", name)), str(data.get("layout", layout))
+        except (ValueError, KeyError) as error:
+            raise UsageError(
+                f"{path} is not a layer file: {error!r}", hint='write {"formula": "max(x, 0)"} or the formula alone'
+            ) from None
+    try:
+        return Layer(name, Graph.parse(formula), get_layout(layout).name, source=str(path))
+    except EvonasError as error:
+        raise type(error)(f"{path}: {error.message}", hint=error.hint) from None

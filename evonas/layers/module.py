@@ -1,0 +1,184 @@
+"""Graph -> ``nn.Module``: the eager reference of a layer.
+
+The module runs the graph node by node with the primitives' own eager functions, so it is the definition that
+exports and kernels are held against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from evonas import primitives
+from evonas.errors import UsageError
+from evonas.graph.cost import resolve_groups
+from evonas.graph.execute import ArrayOps
+from evonas.graph.graph import VECTOR_LEAVES, Graph, literal
+from evonas.graph.layout import get_layout
+from evonas.layers.statistics import BatchStatistic
+
+_SHAPES = {"nchw": "(batch, channels, height, width)", "btc": "(batch, tokens, channels)"}
+
+
+class GraphLayer(nn.Module):
+    """A normalization-activation layer for a fixed number of channels.
+
+    Input and output have the same shape and dtype: (B, C, H, W) for layout "nchw", (B, T, C) for "btc", any
+    floating dtype. The graph itself is computed in float32 when the input is float16 or bfloat16 (in float64
+    for float64 input), and the result is cast back: squares and sums over a feature map overflow or lose too
+    much in half precision. Parameters: ``v0`` (init 0) and ``v1`` (init 1) as far as the graph uses
+    them, and with ``affine`` a per-channel ``weight`` (init 1) and ``bias`` (init 0) after the graph
+    (Liu et al. 2020, section 3). Each has shape (C,).
+
+    Every node with the batch axis in its index set keeps a running average of its moment for evaluation, in
+    a submodule ``statistics.<n>``, n counting such nodes in graph order.
+
+    Args:
+        graph: the layer; only its active part is used.
+        channels: C.
+        layout: "nchw" or "btc".
+        groups: number of groups for index sets with c/g; the largest count up to it that divides C is taken
+            (the rule of the released EvoNorm code).
+        group_size: channels per group instead; must divide C.
+        eps: of moments and guarded primitives.
+        momentum: weight of the new batch in a running average (0.1: 0.9 of the old one is kept).
+        affine: whether to apply weight and bias.
+
+    Raises:
+        UsageError: a layout that does not have an axis of the graph, a group size that does not divide C, or
+            an input of the wrong shape.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        channels: int,
+        *,
+        layout: str = "nchw",
+        groups: int = 32,
+        group_size: int | None = None,
+        eps: float = primitives.EPS,
+        momentum: float = 0.1,
+        affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        graph = graph.active()
+        if channels < 1:
+            raise UsageError(f"channels={channels}, it must be at least 1")
+        if group_size is not None and (group_size < 1 or channels % group_size):
+            raise UsageError(
+                f"group_size={group_size} does not divide {channels} channels", hint="use a divisor, or groups="
+            )
+        self.graph = graph
+        self.channels = channels
+        self.layout = get_layout(layout)
+        self.groups = channels // group_size if group_size else resolve_groups(channels, groups)
+        self.eps = eps
+        self.momentum = momentum
+        factory = {"device": device, "dtype": dtype}
+        for name, value in (("v0", 0.0), ("v1", 1.0)):
+            used = name in graph.leaves
+            self.register_parameter(name, nn.Parameter(torch.full((channels,), value, **factory)) if used else None)
+        self.register_parameter("weight", nn.Parameter(torch.ones(channels, **factory)) if affine else None)
+        self.register_parameter("bias", nn.Parameter(torch.zeros(channels, **factory)) if affine else None)
+        self._formula = str(graph)
+        k = channels // self.groups
+        sizes = dict(zip(self.layout.channel_dims, (self.groups, k), strict=True))
+        self._vector_shape = tuple(sizes.get(p, 1) for p in range(len(self.layout.dims)))
+        self.statistics = nn.ModuleList()
+        for _, node in graph.operations():
+            if node.index is not None and "b" in node.index:
+                reduced = self.layout.positions(self.layout.check(node.index))
+                shape = tuple(1 if p in reduced else n for p, n in enumerate(self._vector_shape))
+                self.statistics.append(
+                    BatchStatistic(node.op, node.index, self.layout, shape, eps, momentum, device=device)
+                )
+        self._compile()
+
+    def _compile(self) -> None:
+        """Bind the graph's operations to eager functions; not part of the state."""
+        ops = ArrayOps(primitives.torch_namespace(), self.layout, eps=self.eps)
+        self._constants = [literal(leaf) for leaf in self.graph.leaves]
+        self._program: list[_Step] = []
+        batch = 0
+        for _, (op, args, index) in self.graph.operations():
+            if index is not None and "b" in index:
+                self._program.append((batch, None, args))
+                batch += 1
+            else:
+                self._program.append((-1, ops.function(op, index), args))
+
+    def __getstate__(self) -> dict[str, object]:
+        state = self.__dict__.copy()
+        del state["_program"]
+        return state
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        super().__setstate__(state)
+        self._compile()
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels_at = 1 if self.layout.name == "nchw" else -1
+        if x.dim() != len(self.layout.dims) - 1 or x.shape[channels_at] != self.channels:
+            raise UsageError(
+                f"input of shape {tuple(x.shape)}, a {self.layout.name} layer of {self.channels} channels needs "
+                f"{_SHAPES[self.layout.name]} with {self.channels} channels"
+            )
+        # autocast must not send single nodes of the graph to half precision
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        split = self._split(wide)
+        vector = self._vector_shape
+        values: list[Tensor] = []
+        for leaf, constant in zip(self.graph.leaves, self._constants, strict=True):
+            if leaf == "x":
+                values.append(split)
+            elif constant is None:
+                values.append(getattr(self, leaf).to(wide.dtype).view(vector))
+            else:
+                values.append(wide.new_full((1,) * split.dim(), constant))
+        for slot, function, args in self._program:
+            if slot >= 0:
+                values.append(self.statistics[slot](values[args[0]], split.shape))
+            else:
+                assert function is not None
+                values.append(function(*[values[a] for a in args]))
+        y = values[self.graph.output]
+        if self.weight is not None and self.bias is not None:
+            y = y * self.weight.to(wide.dtype).view(vector) + self.bias.to(wide.dtype).view(vector)
+        return y.expand(split.shape).reshape(x.shape).to(x.dtype)
+
+    def _split(self, x: Tensor) -> Tensor:
+        k = self.channels // self.groups
+        if self.layout.name == "nchw":
+            b, _, h, w = x.shape
+            return x.reshape(b, self.groups, k, h, w)
+        return x.reshape(*x.shape[:2], self.groups, k)
+
+    @property
+    def formula(self) -> str:
+        """The layer as a formula."""
+        return self._formula
+
+    def extra_repr(self) -> str:
+        return f"{self.formula!r}, channels={self.channels}, groups={self.groups}, layout={self.layout.name!r}"
+
+_Step = tuple[int, Callable[..., Tensor] | None, tuple[int, ...]]
+
+
+def vector_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """v0, v1, weight and bias of every layer in a module: the parameters that weight decay leaves out."""
+    return [
+        p
+        for m in module.modules()
+        if isinstance(m, GraphLayer)
+        for name in (*VECTOR_LEAVES, "weight", "bias")
+        if (p := getattr(m, name)) is not None
+    ]

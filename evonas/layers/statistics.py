@@ -1,0 +1,77 @@
+"""Running averages of moments over the batch (Liu et al. 2020; released EvoNorm-B0 code).
+
+One buffer set per batch node: the mean for a first moment, the mean of squares for ``rms``, the biased variance
+for ``std``; any other moment keeps its own value. In evaluation the node's value is rebuilt from them, e.g.
+sqrt(running variance + eps).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from evonas import primitives
+from evonas.graph.layout import IndexSet, Layout
+
+# From a batch moment to what is averaged, and back. The second moments are averaged before the root.
+_TO_AVERAGE: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "std": lambda y, eps: y * y - eps,
+    "rms": lambda y, eps: y * y - eps,
+}
+_FROM_AVERAGE: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "std": lambda average, eps: torch.sqrt(average + eps),
+    "rms": lambda average, eps: torch.sqrt(average + eps),
+}
+_INITIAL = {"mean": 0.0}
+
+
+class BatchStatistic(nn.Module):
+    """One moment whose index set contains the batch.
+
+    Training: the batch's moment, and ``running`` <- (1 - momentum) * running + momentum * moment. Evaluation:
+    the value from ``running`` alone, the same for every sample. ``running`` is float32 (float64 after
+    ``.double()``), has the shape of the moment in the split view, and starts at 0 for means and 1 else.
+    The batch moment is biased (no n/(n-1) correction), as in the released code.
+    """
+
+    running: Tensor
+
+    def __init__(
+        self,
+        op: str,
+        index: IndexSet,
+        layout: Layout,
+        shape: tuple[int, ...],
+        eps: float,
+        momentum: float,
+        *,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.op = op
+        self.index = index
+        self.axes = layout.positions(index)
+        self.eps = eps
+        self.momentum = momentum
+        self._spread = tuple(n for n, d in enumerate(layout.dims) if d not in ("b", "g", "k") and n not in self.axes)
+        self.register_buffer("running", torch.full(shape, _INITIAL.get(op, 1.0), device=device))
+
+    def forward(self, a: Tensor, full_shape: torch.Size) -> Tensor:
+        if not self.training:
+            value = self.running.to(a.dtype)
+            back = _FROM_AVERAGE.get(self.op)
+            return back(value, self.eps) if back else value
+        y = primitives.get(self.op).eager(primitives.torch_namespace(), a, self.axes, eps=self.eps)
+        with torch.no_grad():
+            to = _TO_AVERAGE.get(self.op)
+            seen = to(y, self.eps) if to else y
+            # a moment over fewer axes than batch and space (mean[b], say) keeps one value per channel
+            if self._spread:
+                seen = seen.mean(self._spread, keepdim=True)
+            self.running.lerp_(seen.expand(self.running.shape).to(self.running.dtype), self.momentum)
+        return y
+
+    def extra_repr(self) -> str:
+        return f"{self.op}[{','.join(self.index)}], momentum={self.momentum}"
