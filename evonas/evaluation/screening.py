@@ -1,0 +1,152 @@
+"""The cheap stages, in the driver's process and in numpy: structural, duplicate, numeric probe.
+
+The paper describes none of them (its rejection starts with training); they decide what is not worth a training
+step, so their rates are reported apart from the paper's quality and stability rates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from evonas.graph.analysis import evaluator
+from evonas.graph.fingerprint import FingerprintIndex, Observation, make_probe, observe
+from evonas.graph.graph import Graph
+from evonas.graph.layout import Layout
+from evonas.rng import derive_seed
+from evonas.search_spaces import Space
+
+#: Names of the stages that this module runs, in order.
+STAGES = ("structural", "duplicate", "probe")
+
+
+@dataclass(frozen=True, slots=True)
+class ScreeningOptions:
+    """fingerprint: look for functionally equal candidates, not only for equal canonical graphs.
+    probe: the numeric probe. stack: depth of the probe's stack of random 1x1 convolutions, 0 for none.
+    stack_limit: activations above it count as exploding; stack_collapse: a share of the signal that still
+    distinguishes samples and positions, below it the signal counts as collapsed."""
+
+    fingerprint: bool = True
+    probe: bool = True
+    stack: int = 16
+    stack_limit: float = 1e8
+    stack_collapse: float = 1e-8
+
+
+class Verdict(NamedTuple):
+    """Of one genotype. ``stage`` is None if every stage let it pass; ``twin`` is the candidate it repeats."""
+
+    stage: str | None
+    reason: str | None
+    digest: bytes | None
+    twin: int | None = None
+    evidence: dict[str, Any] | None = None
+    observation: Observation | None = None
+
+
+class Screen:
+    """The three stages with the memory of what one arm of a search has seen.
+
+    ``judge`` decides and remembers nothing; ``remember`` enters a judged genotype under its candidate id.
+    """
+
+    def __init__(self, space: Space, options: ScreeningOptions | None = None) -> None:
+        self.space = space
+        self.options = options or ScreeningOptions()
+        self._probe = make_probe(space.layout.name)
+        self._digests: dict[bytes, int] = {}
+        self._index = FingerprintIndex()
+
+    def judge(self, genotype: bytes) -> Verdict:
+        """Run the stages in order until one rejects."""
+        digest = self.space.digest(genotype)
+        if digest is None:
+            return Verdict("structural", "the output does not depend on x", None)
+        twin = self._digests.get(digest)
+        if twin is not None:
+            return Verdict("duplicate", f"same graph as candidate {twin}", digest, twin)
+        reason = self.space.reject(genotype)
+        if reason is not None:
+            return Verdict("structural", reason, digest)
+        if not (self.options.fingerprint or self.options.probe):
+            return Verdict(None, None, digest)
+        graph = self.space.graph(genotype)
+        seen = observe(graph, self._probe)
+        if self.options.fingerprint:
+            found = self._index.find(seen.fingerprint)
+            if found is not None:
+                twin, distance = found
+                reason = f"same function as candidate {twin}"
+                return Verdict("duplicate", reason, digest, twin, {"distance": distance}, seen)
+        if self.options.probe:
+            reason, evidence = numeric_probe(graph, seen, self.space.layout, self.options)
+            if reason is not None:
+                return Verdict("probe", reason, digest, None, evidence, seen)
+        return Verdict(None, None, digest, None, None, seen)
+
+    def remember(self, genotype: bytes, verdict: Verdict, candidate: int) -> None:
+        """Later candidates that equal this one are its duplicates. Structural rejects are not remembered."""
+        if verdict.digest is None or verdict.stage == "structural":
+            return
+        self._digests.setdefault(verdict.digest, verdict.twin if verdict.twin is not None else candidate)
+        if verdict.twin is None and verdict.observation is not None and self.options.fingerprint:
+            self._index.add(verdict.observation.fingerprint, candidate)
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+
+def numeric_probe(
+    graph: Graph, seen: Observation, layout: Layout, options: ScreeningOptions | None = None
+) -> tuple[str | None, dict[str, Any]]:
+    """Why a graph fails on random numbers, or None; with the numbers behind it.
+
+    In order: a NaN or Inf in the output or a gradient; an output that does not change with x; one that does
+    not vary over space; a signal that explodes or collapses in a stack of random 1x1 convolutions.
+    """
+    options = options or ScreeningOptions()
+    if seen.fingerprint.structure or not (np.isfinite(seen.y).all() and np.isfinite(seen.dx).all()):
+        return "not finite on a Gaussian batch", {}
+    slope = float(np.abs(seen.dx).max())
+    if slope <= 1e-12:
+        return "constant in x", {"slope": slope}
+    space = tuple(1 + p for p, d in enumerate(layout.dims) if d in ("h", "w", "t"))
+    spread = float((seen.y - seen.y.mean(axis=space, keepdims=True)).std())
+    if spread <= 1e-9:
+        return "constant over space", {"spread": spread}
+    if options.stack:
+        return stack_probe(graph, layout, options)
+    return None, {}
+
+
+@lru_cache(maxsize=8)
+def _stack(layout_name: str, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """Input (b=8, 8 channels, 4x4 or 16 tokens, channels last) and ``depth`` He-normal channel mixings."""
+    rng = np.random.Generator(np.random.PCG64(derive_seed("stack", layout_name, depth)))
+    x = rng.normal(size=(8, 4, 4, 8) if layout_name == "nchw" else (8, 16, 8))
+    return x, rng.normal(size=(depth, 8, 8)) * np.sqrt(2.0 / 8)
+
+
+def stack_probe(graph: Graph, layout: Layout, options: ScreeningOptions) -> tuple[str | None, dict[str, Any]]:
+    """Signal propagation through random 1x1 convolutions with the layer after each, no affine, no skips."""
+    x, mixings = _stack(layout.name, options.stack)
+    layer = evaluator(graph, layout)
+    for depth, mixing in enumerate(mixings, start=1):
+        x = x @ mixing
+        if layout.name == "nchw":
+            split = x.transpose(0, 3, 1, 2).reshape(8, 4, 2, 4, 4)
+            x = layer(split).reshape(8, 8, 4, 4).transpose(0, 2, 3, 1)
+        else:
+            x = layer(x.reshape(8, 16, 4, 2)).reshape(8, 16, 8)
+        size = float(np.abs(x).max())
+        if not size < options.stack_limit:
+            return "the signal explodes in a random stack", {"depth": depth, "size": size}
+        total = float(np.square(x).mean())
+        between = float(x.reshape(-1, 8).var(axis=0).mean())
+        if total < 1e-30 or between < options.stack_collapse * total:
+            return "the signal collapses in a random stack", {"depth": depth, "total": total, "between": between}
+    return None, {}
