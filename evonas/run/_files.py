@@ -26,7 +26,7 @@ _REMEDY = {
 
 
 def unusable(doing: str, error: OSError, *, then: str | None = None, state: str = "") -> EnvironmentUnusable:
-    """An ``EnvironmentUnusable`` for a failed system call: what was done, what the system said, what to do."""
+    """An ``EnvironmentUnusable`` for a failed system call: what was done, why it failed, what to do."""
     reason = error.strerror or str(error)
     remedy = _REMEDY.get(error.errno or 0, "make the folder usable again")
     return EnvironmentUnusable(
@@ -72,7 +72,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _fill(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="replace")  # argv may hold undecodable bytes
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -84,8 +84,7 @@ def _value(value: Any, dotted: str) -> str:
         return str(value)
     if isinstance(value, float):
         if math.isfinite(value):
-            text = repr(value)
-            return text if "." in text or "e" not in text else text.replace("e", ".0e")
+            return repr(value)
         return "nan" if value != value else "inf" if value > 0 else "-inf"
     if isinstance(value, str):
         return _string(value)

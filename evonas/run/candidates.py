@@ -53,6 +53,8 @@ def candidate_table(directory: str | os.PathLike[str]) -> pa.Table:
                 value = getattr(event, name)
                 if value is not None:
                     row[name] = value
+            if event.outcome is not None:  # the verdict is the last one's alone
+                row["stage"], row["reason"] = event.stage, event.reason
             if event.scores is not None:
                 row["scores"] = event.scores
             row["seconds"] += event.seconds or 0.0

@@ -116,7 +116,7 @@ class RunDirectory:
             raise unusable(f"reading {folder / 'run.json'}", error) from error
         if major > SCHEMA_VERSION[0]:
             raise UsageError(
-                f"{folder} has schema version {info['schema_version']}, newer than the {SCHEMA_VERSION[0]} known",
+                f"{folder} has schema version {info['schema_version']}, newer than {SCHEMA_VERSION[0]}",
                 hint="read it with a newer evonas: pip install --upgrade evonas",
             )
         return cls(folder, info)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import time
@@ -268,10 +269,8 @@ class EventLog:
 
     def _failed(self, error: OSError, doing: str) -> EnvironmentUnusable:
         if self._fd >= 0:
-            try:  # leaves no torn tail where that is still possible; readers cope with one otherwise
+            with contextlib.suppress(OSError):  # readers cope with the torn tail that may remain
                 os.ftruncate(self._fd, self._offset)
-            except OSError:
-                pass
             os.close(self._fd)
             self._fd = -1
         gone = not self.directory.exists()

@@ -199,7 +199,7 @@ def batch_events(batch: pa.RecordBatch) -> list[Event]:
             continue
         array = batch.column(name)
         if name == "ts":
-            array = array.cast(pa.int64())
+            array = array.view(pa.int64())
         values = array.to_pylist()
         if name == "scores":
             values = [None if v is None else tuple(v) for v in values]

@@ -220,7 +220,7 @@ class Segment:
             raise self._corrupt(
                 f"batch {index} starts with event {first} where {expected} was due", offset, expected
             )
-        unknown = set(batch.column("kind").unique().to_pylist()) - KINDS
+        unknown = set(batch.column("kind").to_pylist()) - KINDS
         if unknown:
             names = ", ".join(sorted(map(repr, unknown)))
             raise LogCorrupt(
@@ -277,13 +277,9 @@ def walk(directory: Path, state: LogState, run_id: str | None = None) -> Iterato
                     hint="move the file back to the run that wrote it",
                 )
             if header.continues_seq != state.next_seq:
+                end = f"{before} ends before event {state.next_seq}" if before else "no segment is before it"
                 raise LogCorrupt(
-                    f"{path} goes on with event {header.continues_seq}, but "
-                    + (
-                        f"{before} ends before event {state.next_seq}"
-                        if before
-                        else "no segment is before it"
-                    ),
+                    f"{path} goes on with event {header.continues_seq}, but {end}",
                     hint="restore the missing or damaged segment from a copy, "
                     f"or give up all later events: move {path.name} and what follows it away",
                 )
