@@ -42,7 +42,7 @@ class AgeingOptions:
     #: how inactive nodes change); ``enter``: it joins the window with its twin's scores and ages others
     #: out, as in a search that evaluates it again; ``ignore``.
     twins: str = "drift"
-    #: the most members that ``front()`` keeps.
+    #: the most score vectors that ``front()`` keeps (of equal ones, eight members).
     front_limit: int = 256
 
     def __post_init__(self) -> None:

@@ -4,52 +4,67 @@ from __future__ import annotations
 
 from operator import ge
 
-from evonas.evolution._protocol import Member
+from evonas.evolution._protocol import Member, Scores
 from evonas.evolution.dominance import crowding_distances
 
 
 class FrontArchive:
-    """Keeps the non-dominated members, at most ``limit`` of them.
+    """Keeps the non-dominated members: at most ``limit`` score vectors, ``ties`` members of each.
 
-    A member that dominates a newcomer moves to the head of the list, so that most newcomers are turned
-    away after one or two comparisons. When the front outgrows the limit by a quarter the members in the
-    most crowded places leave, the youngest of them first; the ends of each score stay while there is room.
+    A vector that dominates a newcomer moves towards the head of the list, so that most newcomers are
+    turned away after one or two comparisons. When the front outgrows the limit by a quarter, the vectors
+    in the most crowded places leave; the ends of each score stay while there is room. Of equal vectors the
+    first told stay.
     """
 
-    __slots__ = ("_limit", "_members")
+    __slots__ = ("_limit", "_members", "_ties", "_vectors")
 
-    def __init__(self, limit: int = 256) -> None:
-        if limit < 1:
-            raise ValueError(f"a front needs room for at least one member, got {limit}")
+    def __init__(self, limit: int = 256, ties: int = 8) -> None:
+        if limit < 1 or ties < 1:
+            raise ValueError(f"a front needs room for at least one member, got limit {limit} and ties {ties}")
         self._limit = limit
-        self._members: list[Member] = []
+        self._ties = ties
+        self._vectors: list[Scores] = []
+        self._members: dict[Scores, list[Member]] = {}
 
     def add(self, member: Member) -> bool:
         """Take the member in unless one of the front dominates it; True if it is in."""
-        members = self._members
         new = member.scores
-        for at, other in enumerate(members):
-            if all(map(ge, other.scores, new)) and other.scores != new:
+        equal = self._members.get(new)
+        if equal is not None:
+            if len(equal) < self._ties:
+                equal.append(member)
+                return True
+            return False
+        vectors = self._vectors
+        for at, other in enumerate(vectors):
+            if all(map(ge, other, new)):
                 if at:
-                    members[at] = members[at - 1]
-                    members[at - 1] = other
+                    vectors[at] = vectors[at - 1]
+                    vectors[at - 1] = other
                 return False
-        self._members = [m for m in members if m.scores == new or not all(map(ge, new, m.scores))]
-        self._members.append(member)
-        if len(self._members) > self._limit + self._limit // 4:
+        beaten = [v for v in vectors if all(map(ge, new, v))]
+        if beaten:
+            for v in beaten:
+                del self._members[v]
+            self._vectors = vectors = [v for v in vectors if v in self._members]
+        vectors.append(new)
+        self._members[new] = [member]
+        if len(vectors) > self._limit + self._limit // 4:
             self._prune()
         return True
 
     def _prune(self) -> None:
-        members = sorted(self._members, key=lambda m: m.candidate)
-        distance = crowding_distances([m.scores for m in members])
-        order = sorted(range(len(members)), key=lambda i: (-distance[i], i))
-        kept = sorted(order[: self._limit])
-        self._members = [members[i] for i in kept]
+        vectors = sorted(self._vectors, key=lambda v: self._members[v][0].candidate)
+        distance = crowding_distances(vectors)
+        order = sorted(range(len(vectors)), key=lambda i: (-distance[i], i))
+        self._vectors = [vectors[i] for i in sorted(order[: self._limit])]
+        self._members = {v: self._members[v] for v in self._vectors}
 
     def members(self) -> list[Member]:
         """The front by candidate id."""
-        return sorted(self._members, key=lambda m: m.candidate)
+        found = [m for equal in self._members.values() for m in equal]
+        return sorted(found, key=lambda m: m.candidate)
 
     def __len__(self) -> int:
-        return len(self._members)
+        return sum(map(len, self._members.values()))

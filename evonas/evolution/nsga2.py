@@ -25,7 +25,7 @@ class NSGA2Options:
     population: int = 50
     #: the probability that a fresh random genotype replaces the child.
     p_random: float = 0.1
-    #: the most members that ``front()`` keeps.
+    #: the most score vectors that ``front()`` keeps (of equal ones, eight members).
     front_limit: int = 256
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from evonas.rng import Draws
 class RandomOptions:
     #: how many of the most recently told survivors ``population()`` lists, and a bar is made of.
     window: int = 100
-    #: the most members that ``front()`` keeps.
+    #: the most score vectors that ``front()`` keeps (of equal ones, eight members).
     front_limit: int = 256
 
     def __post_init__(self) -> None:

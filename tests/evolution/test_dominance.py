@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evonas.evolution import FrontArchive, Member, crowding_distances, dominates, non_dominated, ranks
@@ -34,6 +35,7 @@ def brute_dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 def brute_ranks(points: list[tuple[float, ...]]) -> list[int]:
     """A point's rank is the length of the longest chain of points that dominate one another above it."""
 
+    @functools.cache
     def rank(i: int) -> int:
         above = [rank(j) for j in range(len(points)) if brute_dominates(points[j], points[i])]
         return 1 + max(above) if above else 0
@@ -41,6 +43,7 @@ def brute_ranks(points: list[tuple[float, ...]]) -> list[int]:
     return [rank(i) for i in range(len(points))]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 4).flatmap(lambda k: st.tuples(*[st.tuples(*[value] * k)] * 3)))
 def test_dominance_is_a_strict_partial_order(triple: tuple[tuple[float, ...], ...]) -> None:
     a, b, c = triple
@@ -51,17 +54,20 @@ def test_dominance_is_a_strict_partial_order(triple: tuple[tuple[float, ...], ..
         assert dominates(a, c)
 
 
+@settings(deadline=None)
 @given(any_vectors)
 def test_the_front_is_what_nothing_dominates(points: list[tuple[float, ...]]) -> None:
     expected = [i for i, p in enumerate(points) if not any(brute_dominates(q, p) for q in points)]
     assert non_dominated(points) == expected
 
 
+@settings(deadline=None)
 @given(st.integers(1, 4).flatmap(lambda k: vectors(k, 25)))
 def test_ranks_equal_the_longest_chain(points: list[tuple[float, ...]]) -> None:
     assert ranks(points) == brute_ranks(points)
 
 
+@settings(deadline=None)
 @given(vectors(3, 14))
 def test_ranks_do_not_depend_on_the_size_at_which_the_method_changes(points: list[tuple[float, ...]]) -> None:
     worse = (-9.0, -9.0, -9.0)
@@ -79,9 +85,10 @@ def test_crowding_by_hand() -> None:
     assert crowding_distances([(1.0,)] * 4) == [inf, 0.0, 0.0, inf]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3).flatmap(lambda k: vectors(k, 60)))
 def test_the_archive_is_the_front_of_everything_added(points: list[tuple[float, ...]]) -> None:
-    archive = FrontArchive(limit=1000)
+    archive = FrontArchive(limit=1000, ties=1000)
     for i, p in enumerate(points):
         archive.add(Member(i, b"", p))
     assert [m.candidate for m in archive.members()] == non_dominated(points)
@@ -102,3 +109,12 @@ def test_a_full_archive_keeps_the_ends_and_spreads() -> None:
 def test_an_archive_without_room_is_refused() -> None:
     with pytest.raises(ValueError, match="room"):
         FrontArchive(0)
+
+
+def test_of_equal_scores_the_first_stay() -> None:
+    archive = FrontArchive(ties=2)
+    taken = [archive.add(Member(i, b"", (0.5, 0.5))) for i in range(4)]
+    assert taken == [True, True, False, False]
+    assert [m.candidate for m in archive.members()] == [0, 1]
+    archive.add(Member(9, b"", (0.5, 0.6)))
+    assert [m.candidate for m in archive.members()] == [9]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from byte_space import member
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evonas.errors import UsageError
@@ -82,6 +82,7 @@ score = st.sampled_from([0.0, 0.1, 0.2, 0.4, 0.5, 0.8, 1.0])
 crowds = st.lists(st.tuples(score, score, score), min_size=8, max_size=30)
 
 
+@settings(deadline=None)
 @given(crowds, st.lists(score, min_size=1, max_size=3), st.sampled_from(["pareto", "average"]))
 def test_more_known_score_never_hurts(
     rows: list[tuple[float, ...]], known: list[float], selection: str
@@ -93,6 +94,7 @@ def test_more_known_score_never_hurts(
     assert better or not verdict
 
 
+@settings(deadline=None)
 @given(crowds, st.lists(score, min_size=1, max_size=3))
 def test_who_is_named_does_beat_the_optimistic_scores(
     rows: list[tuple[float, ...]], known: list[float]

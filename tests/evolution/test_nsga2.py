@@ -6,7 +6,7 @@ import math
 from collections import Counter
 
 from byte_space import ByteSpace, scores_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evonas.evolution import NSGA2, NSGA2Options
@@ -45,6 +45,7 @@ def plain_survivors(points: list[tuple[float, ...]], keep: int) -> list[int]:
     return sorted(kept)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(value, value, value), min_size=1, max_size=60).flatmap(
         lambda points: st.tuples(st.just(points), st.integers(1, len(points)))
