@@ -43,6 +43,15 @@ class Draws:
         self._at = at + 1
         return self._words[at]
 
+    def words(self, n: int) -> tuple[int, ...]:
+        """The next ``n`` words of 32 random bits, the same that ``n`` single draws would take."""
+        end = self._at + n
+        if end > _WORDS:
+            return tuple(self._word() for _ in range(n))
+        words = self._words[self._at : end]
+        self._at = end
+        return words
+
     def below(self, n: int) -> int:
         """An int in [0, n); the bias is below n / 2**32."""
         return (self._word() * n) >> 32

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from evonas.search_spaces.sampler import NO_ARGUMENT, draw_node
+
 from evonas.rng import Draws
-from evonas.search_spaces.sampler import NO_ARGUMENT, draw_arguments, draw_operation
 
 if TYPE_CHECKING:
     from evonas.search_spaces.space import Space
@@ -40,15 +41,13 @@ def mutate(space: Space, genotype: bytes, draws: Draws) -> tuple[bytes, str]:
 def replace(space: Space, genotype: bytes, draws: Draws) -> bytes:
     """The paper's mutation: one node drawn uniformly, a new operation, new predecessors."""
     i = draws.below(space.nodes)
-    code = draw_operation(space, draws)
-    a, b = draw_arguments(space, code, len(space.inputs) + i, draws)
-    return genotype[: 3 * i] + bytes((code, a, b)) + genotype[3 * i + 3 :]
+    return genotype[: 3 * i] + draw_node(space, len(space.inputs) + i, draws) + genotype[3 * i + 3 :]
 
 
 def rewire(space: Space, genotype: bytes, draws: Draws) -> bytes | None:
     """One argument of an active node moves to another earlier id; None if there is no other."""
     first = len(space.inputs)
-    i = draws.choice(_active_nodes(space, genotype))
+    i = draws.choice(space.active_nodes(genotype))
     slot = 1 + draws.below(space.arities[genotype[3 * i]])
     old = genotype[3 * i + slot]
     if first + i < 2:
@@ -62,7 +61,7 @@ def rewire(space: Space, genotype: bytes, draws: Draws) -> bytes | None:
 def insert(space: Space, genotype: bytes, draws: Draws) -> bytes | None:
     """A random operation on one edge of the active graph; None if no node is inactive."""
     first = len(space.inputs)
-    active = _active_nodes(space, genotype)
+    active = space.active_nodes(genotype)
     idle = [i for i in range(space.nodes) if i not in set(active)]
     if not idle:
         return None
@@ -73,8 +72,8 @@ def insert(space: Space, genotype: bytes, draws: Draws) -> bytes | None:
     nodes, moved = _drop(space, nodes, dropped)
     target = moved(first + target) - first
     source = nodes[target][1][slot]
-    code = draw_operation(space, draws)
-    args = [a for a in draw_arguments(space, code, first + target, draws) if a != NO_ARGUMENT]
+    code, *args = draw_node(space, first + target, draws)
+    args = args[: space.arities[code]]
     args[draws.below(len(args))] = source
     # the new node takes the place of its user; everything from there on moves up by one
 
@@ -89,7 +88,7 @@ def insert(space: Space, genotype: bytes, draws: Draws) -> bytes | None:
 def remove(space: Space, genotype: bytes, draws: Draws) -> bytes | None:
     """An active node is bypassed; None if it is the output and its argument is an input of the layer."""
     first = len(space.inputs)
-    i = draws.choice(_active_nodes(space, genotype))
+    i = draws.choice(space.active_nodes(genotype))
     nodes = _unpack(space, genotype)
     bypass = draws.choice(nodes[i][1])
     if i == space.nodes - 1:
@@ -108,11 +107,6 @@ _KINDS: dict[str, Callable[[Space, bytes, Draws], bytes | None]] = {
     "rewire": rewire,
 }
 _Nodes = list[tuple[int, list[int]]]
-
-
-def _active_nodes(space: Space, genotype: bytes) -> list[int]:
-    mask, first = space.active_mask(genotype), len(space.inputs)
-    return [i for i in range(space.nodes) if mask >> (first + i) & 1]
 
 
 def _unpack(space: Space, genotype: bytes) -> _Nodes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from evonas.errors import PluginError, unknown_name
 from evonas.search_spaces.space import Space, SpaceOptions
+
+from evonas.errors import PluginError, unknown_name
 
 Factory = Callable[[Mapping[str, Any]], Space]
 _SPACES: dict[str, tuple[Factory, str]] = {}

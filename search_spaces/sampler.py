@@ -1,7 +1,13 @@
-"""Random genotypes (Liu et al. 2020, section 3): draw a primitive, then its inputs among all existing nodes."""
+"""Random genotypes (Liu et al. 2020, section 3): draw a primitive, then its inputs among all existing nodes.
+
+A node takes two words of 32 random bits: one for the operation, one for both arguments. A word ``w`` stands for
+``w * n >> 32`` of ``n`` equally likely outcomes, with a bias below n / 2**32.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from evonas.rng import Draws
@@ -12,29 +18,37 @@ if TYPE_CHECKING:
 NO_ARGUMENT = 255
 
 
-def draw_operation(space: Space, draws: Draws) -> int:
-    """The code of an operation: uniform over the draw table's groups, then within the group."""
-    group = draws.choice(space.draw_table)
-    return group[0] if len(group) == 1 else draws.choice(group)
+def operation_table(groups: Sequence[Sequence[int]]) -> bytes:
+    """Codes in equally likely entries: uniform over the groups, then uniform within a group."""
+    entries = math.lcm(*(len(group) for group in groups))
+    return bytes(code for group in groups for code in group for _ in range(entries // len(group)))
 
 
-def draw_arguments(space: Space, code: int, below: int, draws: Draws) -> tuple[int, int]:
-    """Argument ids in [0, below) for an operation; the second is 255 for a unary one."""
-    a = draws.below(below)
-    if space.arities[code] == 1:
-        return a, NO_ARGUMENT
-    if space.options.distinct_inputs:
-        b = draws.below(below - 1)
-        return a, b + (b >= a)
-    return a, draws.below(below)
+def draw_node(space: Space, below: int, draws: Draws) -> bytes:
+    """Code and arguments in [0, below) of one node; the second argument of a unary operation is 255."""
+    return _nodes(space, below, draws.words(2))
 
 
 def random_genotype(space: Space, draws: Draws) -> bytes:
     """Node by node: an operation, then arguments among the inputs and all nodes drawn before."""
-    out = bytearray()
-    first = len(space.inputs)
-    for below in range(first, first + space.nodes):
-        code = draw_operation(space, draws)
-        a, b = draw_arguments(space, code, below, draws)
-        out += bytes((code, a, b))
+    return _nodes(space, len(space.inputs), draws.words(2 * space.nodes))
+
+
+def _nodes(space: Space, below: int, words: Sequence[int]) -> bytes:
+    """Consecutive nodes from two words each, the first with arguments in [0, below)."""
+    table, arities, distinct = space.draw_table, space.arities, space.options.distinct_inputs
+    size = len(table)
+    out = []
+    at = iter(words)
+    for which, arguments in zip(at, at, strict=True):
+        code = table[which * size >> 32]
+        if arities[code] == 1:
+            out += (code, arguments * below >> 32, NO_ARGUMENT)
+        elif distinct:
+            a, b = divmod(arguments * below * (below - 1) >> 32, below - 1)
+            out += (code, a, b + (b >= a))
+        else:
+            a, b = divmod(arguments * below * below >> 32, below)
+            out += (code, a, b)
+        below += 1
     return bytes(out)

@@ -13,6 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple
 
+from evonas.search_spaces.mutation import mutate
+from evonas.search_spaces.sampler import NO_ARGUMENT, operation_table, random_genotype
+
 from evonas import primitives
 from evonas.errors import FormulaError, UsageError, unknown_name
 from evonas.graph.canonical import Interner
@@ -20,7 +23,6 @@ from evonas.graph.graph import NAMED_LEAVES, Graph, Node
 from evonas.graph.layout import IndexSet, get_layout
 from evonas.rng import Draws
 
-NO_ARGUMENT = 255
 MUTATIONS = ("replace", "insert", "remove", "rewire")
 
 
@@ -78,7 +80,9 @@ class SpaceOptions:
                     entries = [e.strip() for e in entries.split(";")]
                 values[name] = tuple(e for e in entries if e)
         options = replace(base, **values)
-        _check(isinstance(options.nodes, int) and 1 <= options.nodes <= 200, "nodes", options.nodes, "1 to 200")
+        _check(
+            isinstance(options.nodes, int) and 1 <= options.nodes <= 200, "nodes", options.nodes, "1 to 200"
+        )
         _check(options.op_draw in ("row", "concrete"), "op_draw", options.op_draw, "row or concrete")
         for name in ("distinct_inputs", "constant_one", "batch_independent"):
             _check(isinstance(getattr(options, name), bool), name, getattr(options, name), "true or false")
@@ -86,7 +90,10 @@ class SpaceOptions:
         for kind in weights:
             if kind not in MUTATIONS:
                 raise unknown_name("mutation", kind, MUTATIONS)
-        ok = all(isinstance(w, (int, float)) and w >= 0 for w in weights.values()) and sum(weights.values()) > 0
+        ok = (
+            all(isinstance(w, (int, float)) and w >= 0 for w in weights.values())
+            and sum(weights.values()) > 0
+        )
         _check(ok, "mutation_weights", dict(weights), "weights >= 0 that are not all 0")
         return options
 
@@ -117,7 +124,9 @@ class Space:
         for row in self.rows:
             primitive = primitives.get(row)
             if primitive.arity == 0:
-                raise UsageError(f"{row!r} cannot be a row of a space", hint="set constant_one=true for an input 1")
+                raise UsageError(
+                    f"{row!r} cannot be a row of a space", hint="set constant_one=true for an input 1"
+                )
             if primitive.kind == "moment":
                 if self.index_sets:
                     table.append(tuple(Operation(row, index, 1) for index in self.index_sets))
@@ -130,8 +139,8 @@ class Space:
             raise UsageError("a space has at most 255 concrete operations and 255 inputs and nodes together")
         code = {op: i for i, op in enumerate(self.operations)}
         groups = table if options.op_draw == "row" else [(op,) for op in self.operations]
-        #: codes drawn in two steps: a group uniformly, then one of its codes uniformly
-        self.draw_table: tuple[tuple[int, ...], ...] = tuple(tuple(code[op] for op in g) for g in groups)
+        #: codes of operations, as often as their share of the draws asks for
+        self.draw_table = operation_table([[code[op] for op in group] for group in groups])
         self.arities = bytes(op.arity for op in self.operations)
         self._code = code
         self._interner = Interner()
@@ -147,31 +156,31 @@ class Space:
 
     def random(self, draws: Draws) -> bytes:
         """A random genotype: per node an operation, then its arguments among all earlier ids."""
-        from evonas.search_spaces.sampler import random_genotype
-
         return random_genotype(self, draws)
 
     def mutate(self, genotype: bytes, draws: Draws) -> tuple[bytes, str]:
         """A mutated copy and the kind of mutation, drawn by ``mutation_weights``."""
-        from evonas.search_spaces.mutation import mutate
-
         return mutate(self, genotype, draws)
 
     # -- genotype to graph --------------------------------------------------------------------------
 
-    def active_mask(self, genotype: bytes) -> int:
-        """Bit i is set if id i is the output or one of its ancestors."""
+    def _active(self, genotype: bytes) -> list[int]:
+        """Ids of the output and the nodes (inputs left out) that it depends on, ascending."""
         first = len(self.inputs)
-        mask = 1 << (first + self.options.nodes - 1)
-        at = len(genotype) - 3
-        for i in range(first + self.options.nodes - 1, first - 1, -1):
-            if mask >> i & 1:
-                mask |= 1 << genotype[at + 1]
-                b = genotype[at + 2]
-                if b != NO_ARGUMENT:
-                    mask |= 1 << b
-            at -= 3
-        return mask
+        base = 3 * first
+        found = [first + self.options.nodes - 1]
+        for i in found:  # grows while it is walked
+            at = 3 * i - base
+            for a in genotype[at + 1 : at + 3]:
+                if first <= a != NO_ARGUMENT and a not in found:
+                    found.append(a)
+        found.sort()
+        return found
+
+    def active_nodes(self, genotype: bytes) -> list[int]:
+        """Positions of the intermediate nodes that the output depends on, its own included, ascending."""
+        first = len(self.inputs)
+        return [i - first for i in self._active(genotype)]
 
     def _express(self, genotype: bytes) -> int:
         interner = self._interner
@@ -179,22 +188,20 @@ class Space:
             interner.clear()
             self._memo = {}
             self._leaf_ids = [interner.leaf(leaf) for leaf in self.inputs]
-        mask = self.active_mask(genotype)
-        memo, first = self._memo, len(self.inputs)
-        ids = self._leaf_ids + [0] * self.options.nodes
-        at = 0
-        for i in range(first, first + self.options.nodes):
-            if mask >> i & 1:
-                code, a, b = genotype[at], ids[genotype[at + 1]], genotype[at + 2]
-                key = (code, a, ids[b] if b != NO_ARGUMENT else -1)
-                known = memo.get(key)
-                if known is None:
-                    op = self.operations[code]
-                    args = (a,) if b == NO_ARGUMENT else (a, ids[b])
-                    known = memo[key] = interner.cons(op.op, args, op.index)
-                ids[i] = known
-            at += 3
-        return ids[-1]
+        memo = self._memo
+        base = 3 * len(self.inputs)
+        ids: dict[int, int] = dict(enumerate(self._leaf_ids))
+        ids[NO_ARGUMENT] = -1
+        for i in self._active(genotype):
+            at = 3 * i - base
+            code, a, b = genotype[at], ids[genotype[at + 1]], ids[genotype[at + 2]]
+            key = (code, a, b)
+            known = memo.get(key)
+            if known is None:
+                op = self.operations[code]
+                known = memo[key] = interner.cons(op.op, (a,) if b < 0 else (a, b), op.index)
+            ids[i] = known
+        return ids[i]
 
     def digest(self, genotype: bytes) -> bytes | None:
         """Digest of the simplified active graph; None if the output does not depend on x."""
@@ -213,7 +220,9 @@ class Space:
         """
         first, nodes = len(self.inputs), []
         if len(genotype) != 3 * self.nodes:
-            raise UsageError(f"a genotype of {self.name!r} has {3 * self.nodes} bytes, this one has {len(genotype)}")
+            raise UsageError(
+                f"a genotype of {self.name!r} has {3 * self.nodes} bytes, this one has {len(genotype)}"
+            )
         for i in range(self.nodes):
             code, a, b = genotype[3 * i : 3 * i + 3]
             if code >= len(self.operations):
@@ -312,4 +321,6 @@ class Space:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def __repr__(self) -> str:
-        return f"<Space {self.name}: {len(self.operations)} operations, {self.nodes} nodes, {self.layout.name}>"
+        return (
+            f"<Space {self.name}: {len(self.operations)} operations, {self.nodes} nodes, {self.layout.name}>"
+        )

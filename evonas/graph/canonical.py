@@ -89,6 +89,7 @@ class Interner:
         self._args: list[tuple[int, ...]] = []
         self._index: list[IndexSet | None] = []
         self._varies: list[frozenset[str]] = []
+        self._has_x: list[bool] = []
         self.digests: list[bytes] = []
         self._leaf: dict[str, int] = {}
         self._memo: dict[tuple[str, IndexSet | None, tuple[int, ...]], int] = {}
@@ -122,16 +123,7 @@ class Interner:
 
     def depends_on_x(self, i: int) -> bool:
         """Whether x occurs in the expression."""
-        stack, seen = [i], set()
-        while stack:
-            j = stack.pop()
-            if self._op[j] == "" and self._index[j] == ("x",):
-                return True
-            for a in self._args[j]:
-                if a not in seen:
-                    seen.add(a)
-                    stack.append(a)
-        return False
+        return self._has_x[i]
 
     def graph(self, i: int) -> Graph:
         """The canonical graph of an expression: nodes in depth-first order from the output."""
@@ -149,7 +141,9 @@ class Interner:
                 if self._op[j] == "":
                     handles[j] = builder.leaf(self._index[j][0])  # type: ignore[index]
                 else:
-                    handles[j] = builder.node(self._op[j], [handles[a] for a in self._args[j]], self._index[j])
+                    handles[j] = builder.node(
+                        self._op[j], [handles[a] for a in self._args[j]], self._index[j]
+                    )
         return builder.build(handles[i])
 
     def add_graph(self, graph: Graph) -> int:
@@ -161,7 +155,9 @@ class Interner:
         return ids[graph.output]
 
     def _vary(self, args: tuple[int, ...], index: IndexSet | None) -> frozenset[str]:
-        varies = frozenset().union(*(self._varies[a] for a in args))
+        varies = self._varies[args[0]]
+        for a in args[1:]:
+            varies |= self._varies[a]
         for axis in index or ():
             varies -= _COVERS[axis]
         return varies
@@ -175,6 +171,7 @@ class Interner:
         self._args.append(args)
         self._index.append(index if op else (leaf,))
         self._varies.append(varies)
+        self._has_x.append(leaf == "x" or any(self._has_x[a] for a in args))
         self.digests.append(hashlib.blake2b(token.encode() + b"\0" + parts, digest_size=16).digest())
         return len(self._op) - 1
 
@@ -203,9 +200,12 @@ class Interner:
 
     def _fold(self, op: str, args: tuple[int, ...], index: IndexSet | None) -> int | None:
         """Constants in, constant out, unless the result is not finite."""
-        values = [self._constant(a) for a in args]
-        if any(v is None for v in values):
-            return None
+        values = []
+        for a in args:
+            value = self._constant(a)
+            if value is None:
+                return None
+            values.append(value)
         arrays = [np.full((1,), v) for v in values]
         primitive = primitives.get(op)
         with np.errstate(all="ignore"):
@@ -264,5 +264,3 @@ def digest(graph: Graph) -> bytes:
     """16 bytes that are equal for graphs with the same normal form, in every process and version."""
     interner = Interner()
     return interner.digests[interner.add_graph(graph)]
-
-

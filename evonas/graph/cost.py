@@ -11,7 +11,6 @@ from evonas.graph.graph import VECTOR_LEAVES, Graph
 from evonas.graph.layout import Layout, get_layout
 
 
-
 @dataclass(frozen=True, slots=True)
 class Cost:
     """flops: operations of one forward pass. bytes_fused: x read once and y written once (the floor of a fused
@@ -26,7 +25,12 @@ class Cost:
 
 
 def cost(
-    graph: Graph, shape: tuple[int, ...] = (1, 64, 56, 56), *, layout: str = "nchw", groups: int = 32, itemsize: int = 4
+    graph: Graph,
+    shape: tuple[int, ...] = (1, 64, 56, 56),
+    *,
+    layout: str = "nchw",
+    groups: int = 32,
+    itemsize: int = 4,
 ) -> Cost:
     """Cost of one forward pass of the active graph plus its affine.
 

@@ -6,6 +6,7 @@ size one and broadcast. This is the reference: numpy in the search core, torch i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -130,7 +131,10 @@ def backward(graph: Graph, values: Sequence[Array], g: Array, ops: ArrayOps) -> 
 
 def reduce_to_vector(adjoint: Array, shape: Sequence[int], layout: Layout, offset: int = 0) -> Array:
     """Sum an expanded adjoint over all axes but the channels: the gradient of a per-channel vector."""
-    full = np.broadcast_to(adjoint, tuple(shape)) if isinstance(adjoint, np.ndarray) else adjoint.expand(tuple(shape))
     kept = {p + offset for p in layout.channel_dims}
     axes = tuple(p for p in range(offset, len(shape)) if p not in kept)
-    return full.sum(axes, keepdims=True)
+    repeats = math.prod(n for p, n in enumerate(shape) if p in axes and adjoint.shape[p] == 1)
+    full = [n if p in kept or p < offset else 1 for p, n in enumerate(shape)]
+    if isinstance(adjoint, np.ndarray):
+        return np.broadcast_to(np.add.reduce(adjoint, axis=axes, keepdims=True) * repeats, full)
+    return (adjoint.sum(axes, keepdim=True) * repeats).expand(full)

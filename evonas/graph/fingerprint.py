@@ -19,7 +19,7 @@ import numpy as np
 
 from evonas import primitives
 from evonas.graph.execute import ArrayOps, backward, forward, reduce_to_vector
-from evonas.graph.graph import Graph
+from evonas.graph.graph import VECTOR_LEAVES, Graph
 from evonas.graph.layout import Layout, get_layout
 from evonas.rng import derive_seed
 
@@ -119,22 +119,24 @@ def observe(graph: Graph, probe: Probe) -> Observation:
     shape = probe.shape
     with np.errstate(all="ignore"):
         values = forward(graph, probe.leaves, probe.ops)
-        y = np.broadcast_to(values[graph.output], shape)
         adjoints = backward(graph, values, probe.g, probe.ops)
-        dx = np.broadcast_to(adjoints.get("x", np.zeros((1,) * y.ndim)), shape)
-        parts = [y.ravel(), dx.ravel()]
-        for leaf in ("v0", "v1"):
-            part = adjoints.get(leaf)
-            size = probe.leaves[leaf].size
-            parts.append(
-                np.zeros(size) if part is None else reduce_to_vector(part, shape, probe.layout, 1).ravel()
-            )
-        flat = np.concatenate(parts)
+        flat = np.zeros(len(probe.projection))
+        full, vector_size = probe.g.size, probe.leaves["v0"].size
+        y, dx = flat[:full].reshape(shape), flat[full : 2 * full].reshape(shape)
+        y[...] = values[graph.output]
+        dx[...] = adjoints.get("x", 0.0)
+        for position, leaf in enumerate(VECTOR_LEAVES):
+            if leaf in adjoints:
+                at = 2 * full + position * vector_size
+                summed = flat[at : at + vector_size].reshape(probe.leaves[leaf].shape)
+                summed[...] = reduce_to_vector(adjoints[leaf], shape, probe.layout, 1)
         size = np.abs(flat)
         regular = size < _HUGE  # False for NaN too
         structure = b""
         if not regular.all():
-            kind = np.where(regular, 0, np.where(np.isnan(flat), 1, np.where(flat > 0, 2, 3))).astype(np.uint8)
+            kind = np.where(regular, 0, np.where(np.isnan(flat), 1, np.where(flat > 0, 2, 3))).astype(
+                np.uint8
+            )
             structure = hashlib.blake2b(kind.tobytes(), digest_size=8).digest()
             flat = np.where(regular, flat, 0.0)
             size = np.abs(flat)

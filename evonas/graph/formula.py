@@ -48,7 +48,9 @@ def parse_formula(text: str) -> Graph:
         reader = _Reader(text)
         output = reader.read(tree)
     except RecursionError:
-        raise FormulaError("the formula is nested too deeply", hint="share parts with (name := ...)") from None
+        raise FormulaError(
+            "the formula is nested too deeply", hint="share parts with (name := ...)"
+        ) from None
     graph = reader.builder.build(output)
     if len(graph) > _MAX_NODES:
         raise FormulaError(f"the formula has {len(graph)} operations, at most {_MAX_NODES} are read")
@@ -73,7 +75,9 @@ class _Reader:
                 return self.builder.leaf(node.id)
             if node.id in self.bound:
                 return self.bound[node.id]
-            raise self.fail(node, f"unknown input {node.id!r}", f"inputs are {', '.join(_INPUTS)} and numbers")
+            raise self.fail(
+                node, f"unknown input {node.id!r}", f"inputs are {', '.join(_INPUTS)} and numbers"
+            )
         if isinstance(node, ast.NamedExpr):
             name = node.target.id
             if name in _INPUTS or name in self.bound:
@@ -88,14 +92,21 @@ class _Reader:
         if isinstance(node, ast.BinOp):
             op = _BINARY.get(type(node.op))
             if op is None:
-                raise self.fail(node, "this operator is not part of the formula language", "use + - * / or a function")
+                raise self.fail(
+                    node, "this operator is not part of the formula language", "use + - * / or a function"
+                )
             return self.builder.node(op, (self.read(node.left), self.read(node.right)))
         if isinstance(node, ast.Call):
             return self.call(node)
         raise self.fail(node, f"{type(node).__name__} is not part of the formula language")
 
     def constant(self, node: ast.expr, value: object) -> object:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or abs(value) > 1e30:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or value != value
+            or abs(value) > 1e30
+        ):
             raise self.fail(node, f"{value!r} is not a finite number")
         return self.builder.leaf(literal_name(value))
 
@@ -118,7 +129,9 @@ class _Reader:
         if primitive.kind != "moment" and index is not None:
             raise self.fail(node, f"{function.id} takes no index set", f"write {function.id}(x)")
         if len(node.args) != primitive.arity:
-            raise self.fail(node, f"{function.id} takes {primitive.arity} argument(s), {len(node.args)} given")
+            raise self.fail(
+                node, f"{function.id} takes {primitive.arity} argument(s), {len(node.args)} given"
+            )
         if primitive.arity == 0:
             return self.builder.leaf("1")
         return self.builder.node(function.id, [self.read(a) for a in node.args], index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from evonas import primitives
@@ -112,6 +113,7 @@ class Graph:
         return parse_formula(formula)
 
 
+@lru_cache(maxsize=4096)
 def literal(leaf: str) -> float | None:
     """The value of a constant leaf, None for x, v0, v1 and g; ``FormulaError`` for anything else."""
     if leaf in ("x", "g", *VECTOR_LEAVES):
