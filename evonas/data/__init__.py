@@ -5,7 +5,7 @@ with, and it has no held-out part. ``@dataset("name")`` and the entry-point grou
 add data of your own.
 """
 
-from evonas.data.registry import dataset, load, names
+from evonas.data.registry import DEFAULT, dataset, load, names
 from evonas.data.types import Dataset, RawData, SearchView, Split
 
-__all__ = ["Dataset", "RawData", "SearchView", "Split", "dataset", "load", "names"]
+__all__ = ["DEFAULT", "Dataset", "RawData", "SearchView", "Split", "dataset", "load", "names"]

@@ -1,0 +1,244 @@
+"""The dear stages, in a slot: the paper's quality and stability tests, then training on every proxy.
+
+Registers the evaluator ``proxies``. The stages of one candidate share its trainers: the quality test is the first
+hundred steps of the very training that full training goes on with, so nothing is trained twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from torch import nn
+
+from evonas import data as data_sets
+from evonas import proxies
+from evonas.errors import UsageError, unknown_name
+from evonas.evaluation.protocol import Outcome, StageReport, Task
+from evonas.evaluation.registry import evaluator
+from evonas.evolution.matter import can_still_matter
+from evonas.graph import Graph
+from evonas.layers import Layer
+from evonas.proxies import Proxy
+from evonas.proxies.screens import quality_test, stability_test
+from evonas.proxies.trainer import Trainer, configure_process
+
+#: Names of the stages that a slot runs, in order. ``matter`` is the check between two proxies.
+STAGES = ("quality", "stability", "training")
+#: Groups of index sets with c/g where channels are few: with the released rule (32, lowered until it divides)
+#: a group of a thin network is one channel, and (w,h,c/g) would silently equal (w,h).
+GROUPS = {"tiny": 4, "small": 8}
+
+
+@dataclass
+class Candidate:
+    """One candidate on its way through the stages."""
+
+    task: Task
+    make_layer: Callable[[int], nn.Module]
+    trainers: dict[str, Trainer] = field(default_factory=dict)
+    outcome: Outcome = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.outcome = Outcome(self.task.candidate, "scored", attempt=self.task.attempt)
+
+    def reject(self, stage: str, reason: str) -> None:
+        """Nothing after this counts."""
+        self.outcome.status, self.outcome.stage, self.outcome.reason = "rejected", stage, reason
+
+
+class Stage(Protocol):
+    """Looks at a candidate, adds reports to its outcome and rejects it or not."""
+
+    name: str
+
+    def run(self, candidate: Candidate) -> None: ...
+
+
+class Quality:
+    """Liu et al. 2020, section 3: above twice chance after 100 steps, on every proxy."""
+
+    name = "quality"
+
+    def __init__(self, evaluator: ProxyEvaluator) -> None:
+        self.evaluator = evaluator
+
+    def run(self, candidate: Candidate) -> None:
+        for proxy in self.evaluator.proxies:
+            trainer = self.evaluator.trainer(candidate, proxy)
+            verdict = quality_test(trainer)
+            evidence = {k: v for k, v in asdict(verdict).items() if k not in ("passed", "reason", "seconds")}
+            candidate.outcome.reports.append(
+                StageReport(self.name, verdict.passed, verdict.seconds, proxy.name, verdict.reason, evidence)
+            )
+            if not verdict.passed:
+                candidate.reject(self.name, f"{verdict.reason} on {proxy.name}")
+                return
+
+
+class Stability:
+    """Liu et al. 2020, section 3: gradient ascent on the gradient norm must not drive it above 1e8."""
+
+    name = "stability"
+
+    def __init__(self, evaluator: ProxyEvaluator) -> None:
+        self.evaluator = evaluator
+
+    def run(self, candidate: Candidate) -> None:
+        for proxy in self.evaluator.proxies:
+            verdict = stability_test(
+                proxy, candidate.make_layer, seed=candidate.task.seed, device=self.evaluator.device
+            )
+            evidence = {"largest": verdict.largest, "step": verdict.step, "last": verdict.norms[-1]}
+            candidate.outcome.reports.append(
+                StageReport(self.name, verdict.passed, verdict.seconds, proxy.name, verdict.reason, evidence)
+            )
+            if not verdict.passed:
+                candidate.reject(self.name, f"{verdict.reason} on {proxy.name} at step {verdict.step}")
+                return
+
+
+class Training:
+    """Full training, proxy by proxy, as long as the candidate can still matter against the task's bar."""
+
+    name = "training"
+
+    def __init__(self, evaluator: ProxyEvaluator) -> None:
+        self.evaluator = evaluator
+
+    def run(self, candidate: Candidate) -> None:
+        names = [p.name for p in self.evaluator.proxies]
+        known = candidate.outcome.scores
+        for proxy in self.evaluator.proxies:
+            matters, evidence = can_still_matter(known, names, candidate.task.bar)
+            if not matters:
+                candidate.outcome.reports.append(
+                    StageReport("matter", False, 0.0, proxy.name, "dominated", evidence)
+                )
+                candidate.reject("matter", f"cannot matter any more before {proxy.name}")
+                return
+            trainer = self.evaluator.trainer(candidate, proxy)
+            before = trainer.seconds
+            result = trainer.finish()
+            evidence = {"score": result.score, "steps": result.steps, "first_loss": result.first_loss,
+                        "final_loss": result.final_loss}  # fmt: skip
+            reason = None
+            if result.diverged_at is not None:
+                reason = "diverged"
+                evidence |= {"diverged_at": result.diverged_at, "last_finite_loss": result.last_finite_loss}
+            candidate.outcome.reports.append(
+                StageReport(self.name, reason is None, trainer.seconds - before, proxy.name, reason, evidence)
+            )
+            if reason is not None:
+                candidate.reject(self.name, f"{reason} on {proxy.name} at step {result.diverged_at}")
+                return
+            known[proxy.name] = result.score
+
+
+class Final:
+    """Re-ranking: train on every proxy from a fresh seed and score on the *held-out* images."""
+
+    name = "rerank"
+
+    def __init__(self, evaluator: ProxyEvaluator) -> None:
+        self.evaluator = evaluator
+
+    def run(self, candidate: Candidate) -> None:
+        for proxy in self.evaluator.proxies:
+            trainer = self.evaluator.trainer(candidate, proxy)
+            trainer.run()
+            started = time.perf_counter()
+            score = trainer.accuracy(self.evaluator.dataset.heldout)
+            seconds = trainer.seconds + time.perf_counter() - started
+            evidence = {"score": score, "validation": trainer.validate(), "diverged_at": trainer.diverged_at}
+            candidate.outcome.reports.append(
+                StageReport(self.name, trainer.diverged_at is None, seconds, proxy.name, None, evidence)
+            )
+            candidate.outcome.scores[proxy.name] = score
+
+
+class ProxyEvaluator:
+    """Evaluates candidates on proxies that are built once per process.
+
+    Args:
+        proxies: names, in the order in which a candidate meets them.
+        scale: tiny, small or paper.
+        data: a data set name; None for each proxy's own. ``data_path``: its folder.
+        changes: fields of ``ProxySpec`` to change, for all proxies.
+        layer: options of ``GraphLayer`` (groups, group_size, eps, momentum).
+        quality, stability: whether to run these stages.
+        device: cpu, cuda or cuda:<n>.
+    """
+
+    def __init__(
+        self,
+        *,
+        proxies: Sequence[str] = ("resnet", "mobilenet", "efficientnet"),
+        scale: str = "tiny",
+        data: str | None = None,
+        data_path: str | None = None,
+        changes: Mapping[str, Any] | None = None,
+        layer: Mapping[str, Any] | None = None,
+        quality: bool = True,
+        stability: bool = True,
+        device: str = "cpu",
+    ) -> None:
+        configure_process()
+        self.device = device
+        self.dataset = data_sets.load(data or data_sets.DEFAULT, path=data_path)
+        self.proxies: list[Proxy] = _proxies(proxies, scale, self.dataset, changes)
+        self.layer_options = dict({"groups": GROUPS[scale]} if scale in GROUPS else {}) | dict(layer or {})
+        wanted = {"quality": quality, "stability": stability, "training": True}
+        made: list[Stage] = [Quality(self), Stability(self), Training(self)]
+        self.modes: dict[str, list[Stage]] = {
+            "funnel": [stage for stage in made if wanted[stage.name]],
+            "train": [Training(self)],
+            "final": [Final(self)],
+        }
+
+    def trainer(self, candidate: Candidate, proxy: Proxy) -> Trainer:
+        """The candidate's training on a proxy; stages continue where the one before stopped."""
+        if proxy.name not in candidate.trainers:
+            task = candidate.task
+            candidate.trainers[proxy.name] = Trainer(
+                proxy, candidate.make_layer, seed=task.seed, budget=task.budget, device=self.device
+            )
+        return candidate.trainers[proxy.name]
+
+    def evaluate(self, tasks: Sequence[Task]) -> list[Outcome]:
+        """One outcome per task, in order."""
+        return [self._evaluate(task) for task in tasks]
+
+    def _evaluate(self, task: Task) -> Outcome:
+        if task.mode not in self.modes:
+            raise unknown_name("evaluation mode", task.mode, self.modes)
+        started = time.perf_counter()
+        layer = Layer("candidate", Graph.parse(task.formula))
+        candidate = Candidate(task, lambda channels: layer.module(channels, **self.layer_options))
+        for stage in self.modes[task.mode]:
+            stage.run(candidate)
+            if candidate.outcome.status == "rejected":
+                break
+        candidate.outcome.seconds = time.perf_counter() - started
+        return candidate.outcome
+
+
+def _proxies(
+    names: Sequence[str], scale: str, data: data_sets.Dataset, changes: Mapping[str, Any] | None
+) -> list[Proxy]:
+    if not names or len(set(names)) != len(names):
+        raise UsageError(f"proxies {list(names)}: at least one, and each once", hint="--proxies resnet,mobilenet")
+    return [proxies.get(name, scale=scale, data=data, **dict(changes or {})) for name in names]
+
+
+def _preload(options: Mapping[str, Any]) -> None:
+    """Data and modules that all slots share."""
+    data_sets.load(options.get("data") or data_sets.DEFAULT, path=options.get("data_path"))
+
+
+@evaluator("proxies", imports=("torch", "evonas.evaluation.funnel", "evonas.layers.module"), preload=_preload)
+def build(**options: Any) -> ProxyEvaluator:
+    """The evaluator for slots."""
+    return ProxyEvaluator(**options)
