@@ -77,7 +77,7 @@ def evonas_loop(
     space = search_spaces.get("norm_act")
     strategy = make_strategy(strategy_name, space, 0, "search", options)
     record = _recorder(folder)
-    known: dict[bytes, int] = {}
+    known: dict[bytes, tuple[int, tuple[float, float, float]]] = {}
     constant = repeated = 0
     for i in range(n):
         proposal = strategy.ask(i)
@@ -87,12 +87,14 @@ def evonas_loop(
             constant += 1
             record(i, proposal, None, "structural", "the output does not depend on x", None)
             strategy.tell(i, genotype, None)
-        elif (twin := known.setdefault(digest, i)) != i:
+        elif digest in known:
             repeated += 1
+            twin, scores = known[digest]
             record(i, proposal, digest, "duplicate", f"repeats {twin}", None)
-            strategy.tell(i, genotype, None, twin=twin)
+            strategy.tell(i, genotype, scores, twin=twin)
         else:
             scores = free_scores(genotype)
+            known[digest] = (i, scores)
             record(i, proposal, digest, None, None, scores)
             strategy.tell(i, genotype, scores)
         tick(i)

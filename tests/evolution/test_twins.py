@@ -11,7 +11,7 @@ A, B, C = b"a" * 30, b"b" * 30, b"c" * 30
 
 
 def ageing(**options: object) -> AgeingEvolution:
-    given = {"window": 2, "tournament": 1.0, "initial": 0, "p_random": 0.0, **options}
+    given = {"window": 2, "tournament": 1.0, "initial": 0, "p_random": 0.0, "twins": "drift", **options}
     return AgeingEvolution(ByteSpace(), 1, "search", AgeingOptions(**given))  # type: ignore[arg-type]
 
 
