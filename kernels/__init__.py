@@ -1,1 +1,4 @@
-"""Part of evonas."""
+"""Triton kernels. Importing this imports neither torch nor triton.
+
+``elementwise``: the forward kernel of a graph without moments, from its primitives' Triton expressions.
+"""

@@ -44,10 +44,11 @@ def _grad_div(ops: Ops, g: A, y: A, a: A, b: A) -> tuple[A, A]:
 @define("div", arity=2, precedence=20, formula="{0} / {1}", latex=r"\frac{{{0}}}{{{1}}}", uses_eps=True,
         triton="{0} / tl.where({1} < 0, -tl.maximum(tl.abs({1}), {eps}), tl.maximum(tl.abs({1}), {eps}))",
         source=EVONORM, gradient=_grad_div,
-        singular="denominators in (-eps, eps) become -eps or +eps, exact elsewhere")  # fmt: skip
+        singular="denominators in (-eps, 0) become -eps, in [0, eps) +eps (0 and -0 alike), exact elsewhere")  # fmt: skip
 def div(xp: Namespace, a: A, b: A, *, eps: float = EPS) -> A:
     """Quotient with a guarded denominator."""
-    return a / xp.copysign(xp.at_least(xp.abs(b), eps), b)
+    size = xp.at_least(xp.abs(b), eps)
+    return a / xp.where(b < 0, -size, size)
 
 
 @define("max", arity=2, commutative=True, formula="max({0}, {1})", latex=r"\max\left({0}, {1}\right)",

@@ -23,6 +23,11 @@ def get(name: str) -> Primitive:
         ) from None
 
 
+def find(name: str) -> Primitive | None:
+    """The primitive of that name, None if there is none."""
+    return _REGISTRY.get(name)
+
+
 def names() -> list[str]:
     """All registered names, in registration order."""
     return list(_REGISTRY)

@@ -56,12 +56,12 @@ class ArrayOps:
         key = (op, index)
         made = self._bound.get(key)
         if made is None:
-            made = self._bound[key] = self._bind(op, index)
+            made = self._bound[key] = self.bind(primitives.get(op), index)
         return made
 
-    def _bind(self, op: str, index: IndexSet | None) -> Callable[..., Array]:
-        primitive, xp, eps = primitives.get(op), self.xp, self.eps
-        eager = primitive.eager
+    def bind(self, primitive: primitives.Primitive, index: IndexSet | None = None) -> Callable[..., Array]:
+        """The eager function of a primitive, registered or not, with everything but its arrays bound."""
+        xp, eps, eager = self.xp, self.eps, primitive.eager
         if primitive.kind == "moment":
             assert index is not None
             axes = self.axes(index)
