@@ -2,8 +2,8 @@
 
 Steady state and asynchronous: only the most recently told survivors are alive (a sliding window), a
 uniform tournament among them picks a parent, its mutated child is proposed, and a share of the proposals
-(the paper's is half) are fresh random genotypes instead. Real et al. 2019 (regularized evolution); Liu et al. 2020,
-section 3.
+(the paper's is half) are fresh random genotypes instead. Real et al. 2019 (regularized evolution);
+Liu et al. 2020, section 3.
 """
 
 from __future__ import annotations
