@@ -168,6 +168,25 @@ def test_a_missing_batch_is_a_gap(log: tuple[Path, Path]) -> None:
         scan_log(folder)
 
 
+def test_a_batch_behind_the_end_of_its_segment_is_refused(log: tuple[Path, Path]) -> None:
+    folder, segment = log
+    data = segment.read_bytes()
+    ends = boundaries(segment)
+    for end in (data[:-8], data):  # without and with Arrow's own end mark
+        segment.write_bytes(end + data[ends[0] : ends[1]])
+        with pytest.raises(LogCorrupt, match=r"after (it|the end of the segment)"):
+            scan_log(folder)
+
+
+def test_a_changed_schema_is_refused(log: tuple[Path, Path]) -> None:
+    folder, segment = log
+    data = segment.read_bytes()
+    for old, new in ((b"mobilenet", b"mobilenat"), (b"candidate", b"condidate")):
+        segment.write_bytes(data.replace(old, new, 1))
+        with pytest.raises(LogCorrupt, match="schema does not match its checksum"):
+            scan_log(folder)
+
+
 def test_a_torn_earlier_segment_counts_only_if_the_next_one_says_so(tmp_path: Path) -> None:
     first = write_log(tmp_path, 200)
     with EventLog.open(tmp_path) as writer:

@@ -57,7 +57,7 @@ def test_two_locks_in_one_process_exclude_each_other(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "not json", "[1]", '{"pid": 1, "host": "0000000000000000", "x": 1}'])
 def test_any_stale_content_is_overwritten(tmp_path: Path, content: str) -> None:
-    (tmp_path / LOCK).write_text(content + " " * 500)
+    (tmp_path / LOCK).write_text(content + "#" * 500)
     assert lock_holder(tmp_path) is None
     with RunLock(tmp_path):
         assert set(json.loads((tmp_path / LOCK).read_text())) == {"pid", "host", "started", "attempt"}
