@@ -34,7 +34,7 @@ def candidate_table(directory: str | os.PathLike[str]) -> pa.Table:
     Columns: candidate, arm, origin, parent, formula, genotype, digest, outcome, stage, reason,
     ``score_<proxy>`` for every proxy (null: not measured), mean_score (null unless all were measured),
     seconds (work time over all attempts) and attempts. ``outcome`` is the last one known, so a candidate
-    whose evaluation never ended says "dispatched". Re-ranking is left to its own events.
+    whose evaluation never ended says "dispatched". Trainings for the re-ranking are rows of the arm rerank.
 
     Raises:
         UsageError: no log there.
