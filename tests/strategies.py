@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
+from evonas.search_spaces import Space
 from hypothesis import strategies as st
 
 from evonas import search_spaces
 from evonas.graph import Graph
 from evonas.rng import Draws
-from evonas.search_spaces import Space
 
 KEYS = st.integers(0, 2**32 - 1)
 #: Every registered space, and norm_act with each option that changes how it draws.
 SPACES = ("norm_act", "norm_act_s", "activation", "concrete", "distinct", "with_one", "long", "tokens")
 
 
-@lru_cache(maxsize=None)
+@cache
 def the_space(name: str) -> Space:
     """A space by a short name, one object per process (its caches are part of what is tested)."""
     options = {

@@ -53,7 +53,7 @@ def parse_formula(text: str) -> Graph:
         ) from None
     graph = reader.builder.build(output)
     if len(graph) > _MAX_NODES:
-        raise FormulaError(f"the formula has {len(graph)} operations, at most {_MAX_NODES} are read")
+        raise FormulaError(f"the formula has {len(graph)} operations, at most {_MAX_NODES} are read", hint="share parts with (name := ...)")
     return graph.active()
 
 
@@ -87,7 +87,7 @@ class _Reader:
             return value
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
             if isinstance(node.operand, ast.Constant):
-                return self.constant(node, -node.operand.value)  # type: ignore[operator]
+                return self.constant(node, node.operand.value, negative=True)
             return self.builder.node("neg", (self.read(node.operand),))
         if isinstance(node, ast.BinOp):
             op = _BINARY.get(type(node.op))
@@ -100,7 +100,7 @@ class _Reader:
             return self.call(node)
         raise self.fail(node, f"{type(node).__name__} is not part of the formula language")
 
-    def constant(self, node: ast.expr, value: object) -> object:
+    def constant(self, node: ast.expr, value: object, negative: bool = False) -> object:
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
@@ -108,7 +108,7 @@ class _Reader:
             or abs(value) > 1e30
         ):
             raise self.fail(node, f"{value!r} is not a finite number")
-        return self.builder.leaf(literal_name(value))
+        return self.builder.leaf(literal_name(-value if negative else value))
 
     def call(self, node: ast.Call) -> object:
         if node.keywords:
