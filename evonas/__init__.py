@@ -1,1 +1,62 @@
-"""Part of evonas."""
+"""evonas discovers normalization-activation layers by evolution.
+
+The public names, loaded when first used (importing evonas does not import torch):
+
+- ``search(space=..., workers=..., candidates=...)`` runs a search and returns a ``Run``.
+- ``layer(spec)`` is a layer by zoo name, formula, file, or ``(run, candidate)``; ``layer(...).module(channels)``
+  is an ``nn.Module``.
+- ``open_run(path)`` is a run that exists.
+- ``primitive(...)`` plugs in an operation of your own.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evonas.layers.layer import Layer
+    from evonas.primitives import primitive
+    from evonas.run.api import search
+    from evonas.run.run import Run
+
+try:
+    __version__ = metadata.version("evonas")
+except metadata.PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0+unknown"
+
+__all__ = ["Layer", "Run", "__version__", "layer", "open_run", "primitive", "search"]
+
+_LAZY = {
+    "Layer": "evonas.layers.layer",
+    "Run": "evonas.run.run",
+    "primitive": "evonas.primitives",
+    "search": "evonas.run.api",
+}
+
+
+def layer(spec: Any) -> Layer:
+    """A layer from a zoo name, a formula, a file, a graph, or a pair ``(run, candidate id or "best")``.
+
+    Raises:
+        UsageError, FormulaError: nothing of the kind; the message tells what was tried.
+    """
+    if isinstance(spec, tuple) and len(spec) == 2:
+        run, candidate = spec
+        return (run if hasattr(run, "layer") else open_run(run)).layer(candidate)
+    from evonas.layers.layer import resolve_layer
+
+    return resolve_layer(spec)
+
+
+def open_run(path: Any, root: Any = "runs") -> Run:
+    """A run by folder, name, beginning of a name, or "latest"."""
+    from evonas.run.run import Run
+
+    return Run(path, root)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'evonas' has no attribute {name!r}")

@@ -229,7 +229,9 @@ def _proxies(
     names: Sequence[str], scale: str, data: data_sets.Dataset, changes: Mapping[str, Any] | None
 ) -> list[Proxy]:
     if not names or len(set(names)) != len(names):
-        raise UsageError(f"proxies {list(names)}: at least one, and each once", hint="--proxies resnet,mobilenet")
+        raise UsageError(
+            f"proxies {list(names)}: at least one, and each once", hint="--proxies resnet,mobilenet"
+        )
     return [proxies.get(name, scale=scale, data=data, **dict(changes or {})) for name in names]
 
 

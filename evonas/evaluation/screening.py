@@ -148,5 +148,9 @@ def stack_probe(graph: Graph, layout: Layout, options: ScreeningOptions) -> tupl
         total = float(np.square(x).mean())
         between = float(x.reshape(-1, 8).var(axis=0).mean())
         if total < 1e-30 or between < options.stack_collapse * total:
-            return "the signal collapses in a random stack", {"depth": depth, "total": total, "between": between}
+            return "the signal collapses in a random stack", {
+                "depth": depth,
+                "total": total,
+                "between": between,
+            }
     return None, {}

@@ -53,7 +53,10 @@ def parse_formula(text: str) -> Graph:
         ) from None
     graph = reader.builder.build(output)
     if len(graph) > _MAX_NODES:
-        raise FormulaError(f"the formula has {len(graph)} operations, at most {_MAX_NODES} are read", hint="share parts with (name := ...)")
+        raise FormulaError(
+            f"the formula has {len(graph)} operations, at most {_MAX_NODES} are read",
+            hint="share parts with (name := ...)",
+        )
     return graph.active()
 
 

@@ -116,7 +116,7 @@ def resolve_layer(spec: str | Path | Graph | Layer) -> Layer:
     if text.endswith((".json", ".txt", ".formula")) or text.startswith(("./", "../", "/")):
         return _from_file(Path(text))
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) and text not in ("x", "v0", "v1"):
-        raise unknown_name("layer", text, ZOO, hint="or write a formula such as \"max(x, 0)\"")
+        raise unknown_name("layer", text, ZOO, hint='or write a formula such as "max(x, 0)"')
     return Layer("layer", Graph.parse(text))
 
 
@@ -133,7 +133,8 @@ def _from_file(path: Path) -> Layer:
             name, layout = str(data.get("name", name)), str(data.get("layout", layout))
         except (ValueError, KeyError) as error:
             raise UsageError(
-                f"{path} is not a layer file: {error!r}", hint='write {"formula": "max(x, 0)"} or the formula alone'
+                f"{path} is not a layer file: {error!r}",
+                hint='write {"formula": "max(x, 0)"} or the formula alone',
             ) from None
     try:
         return Layer(name, Graph.parse(formula), get_layout(layout).name, source=str(path))

@@ -71,7 +71,8 @@ class GraphLayer(nn.Module):
             raise UsageError(f"channels={channels}, it must be at least 1")
         if group_size is not None and (group_size < 1 or channels % group_size):
             raise UsageError(
-                f"group_size={group_size} does not divide {channels} channels", hint="use a divisor, or groups="
+                f"group_size={group_size} does not divide {channels} channels",
+                hint="use a divisor, or groups=",
             )
         self.graph = graph
         self.channels = channels
@@ -82,7 +83,9 @@ class GraphLayer(nn.Module):
         factory = {"device": device, "dtype": dtype}
         for name, value in (("v0", 0.0), ("v1", 1.0)):
             used = name in graph.leaves
-            self.register_parameter(name, nn.Parameter(torch.full((channels,), value, **factory)) if used else None)
+            self.register_parameter(
+                name, nn.Parameter(torch.full((channels,), value, **factory)) if used else None
+            )
         self.register_parameter("weight", nn.Parameter(torch.ones(channels, **factory)) if affine else None)
         self.register_parameter("bias", nn.Parameter(torch.zeros(channels, **factory)) if affine else None)
         self._formula = str(graph)
@@ -168,7 +171,10 @@ class GraphLayer(nn.Module):
         return self._formula
 
     def extra_repr(self) -> str:
-        return f"{self.formula!r}, channels={self.channels}, groups={self.groups}, layout={self.layout.name!r}"
+        return (
+            f"{self.formula!r}, channels={self.channels}, groups={self.groups}, layout={self.layout.name!r}"
+        )
+
 
 _Step = tuple[int, Callable[..., Tensor] | None, tuple[int, ...]]
 

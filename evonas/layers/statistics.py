@@ -55,7 +55,9 @@ class BatchStatistic(nn.Module):
         self.axes = layout.positions(index)
         self.eps = eps
         self.momentum = momentum
-        self._spread = tuple(n for n, d in enumerate(layout.dims) if d not in ("b", "g", "k") and n not in self.axes)
+        self._spread = tuple(
+            n for n, d in enumerate(layout.dims) if d not in ("b", "g", "k") and n not in self.axes
+        )
         self.register_buffer("running", torch.full(shape, _INITIAL.get(op, 1.0), device=device))
 
     def forward(self, a: Tensor, full_shape: torch.Size) -> Tensor:

@@ -5,7 +5,7 @@ neither. It has a single thread and runs no torch operation, so a fork of it is 
 module has started a thread, slots are spawned (fork and exec) instead, as they are for CUDA.
 
 Control messages are JSON datagrams on a sequenced-packet socket. To the server: the configuration
-once, then ``{"do": "start", "slot", "env"}`` with two descriptors (channel, log) and ``{"do": "kill",
+once, then ``{"do": "start", "slot", "env"}`` with three descriptors (channel, log, note) and ``{"do": "kill",
 "slot"}``. From it: ``hello``, ``started``, ``exit`` and ``fatal``. When the owner hangs up, the server
 kills what it has started and leaves.
 """
@@ -28,6 +28,7 @@ from typing import Any
 from evonas.errors import EvonasError
 from evonas.evaluation.protocol import EvaluatorSpec
 from evonas.run.backends import slot, wire
+from evonas.run.backends.note import StartNote
 
 _MAX_MESSAGE = 1 << 16
 
@@ -108,21 +109,21 @@ class Server:
         return True
 
     def _start(self, message: dict[str, Any], fds: list[int]) -> None:
-        channel, log = fds
+        channel, log, note = fds
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
-                code = self._become_slot(channel, log, parent, message["env"])
+                code = self._become_slot(channel, log, note, parent, message["env"])
             finally:
                 os._exit(code)
-        os.close(channel)
-        os.close(log)
+        for fd in fds:
+            os.close(fd)
         self._pids[message["slot"]] = pid
         self._send({"event": "started", "slot": message["slot"], "pid": pid})
 
-    def _become_slot(self, channel: int, log: int, parent: int, env: dict[str, str]) -> int:
+    def _become_slot(self, channel: int, log: int, note: int, parent: int, env: dict[str, str]) -> int:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for end in (self._control, self._wake, self._waker):
@@ -135,15 +136,16 @@ class Server:
         os.close(log)
         os.environ.update(env)
         if not self._spawn:
-            return slot.run(socket.socket(fileno=channel), parent, self._config)
+            return slot.run(socket.socket(fileno=channel), StartNote(note), parent, self._config)
         os.set_inheritable(channel, True)
+        os.set_inheritable(note, True)
         code = (
-            "import sys, json; sys.path[:] = json.loads(sys.argv[2])['sys_path'];"
+            "import sys, json; sys.path[:] = json.loads(sys.argv[1])['sys_path'];"
             "from evonas.run.backends.slot import main; main(sys.argv[1:])"
         )
         os.execve(
             sys.executable,
-            [sys.executable, "-c", code, str(channel), json.dumps(self._config)],
+            [sys.executable, "-c", code, json.dumps(self._config), str(channel), str(note)],
             dict(os.environ),
         )
         return 1
@@ -171,7 +173,7 @@ def _kill_group(pid: int) -> None:
 
 def _receive(control: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     fds = array.array("i")
-    data, ancillary, _, _ = control.recvmsg(_MAX_MESSAGE, socket.CMSG_SPACE(2 * fds.itemsize))
+    data, ancillary, _, _ = control.recvmsg(_MAX_MESSAGE, socket.CMSG_SPACE(3 * fds.itemsize))
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])

@@ -39,7 +39,10 @@ class InlineBackend:
             raise RuntimeError("start() comes before poll()")
         if not self._tasks:
             return []
-        return [slot.evaluate(self._evaluator, self._tasks.popleft())[0]]
+        task = self._tasks.popleft()
+        outcome, _ = slot.evaluate(self._evaluator, task)
+        outcome.arm, outcome.seed, outcome.mode = task.arm, task.seed, task.mode
+        return [outcome]
 
     def close(self, *, now: bool = False) -> None:
         self._tasks.clear()

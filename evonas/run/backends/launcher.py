@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from evonas.evaluation.protocol import EvaluatorSpec
 from evonas.run.backends.limits import ONE_THREAD
+from evonas.run.backends.note import StartNote
 
 _MAX_MESSAGE = 1 << 16
 _TAIL = 4096
@@ -26,7 +27,7 @@ _BOOT = (
 
 
 class Log:
-    """What a process writes to stdout and stderr: an unlinked file of bounded size, of which the tail counts."""
+    """What a process writes to stdout and stderr: an unlinked file of bounded size; its tail counts."""
 
     def __init__(self) -> None:
         self._file: IO[bytes] = tempfile.TemporaryFile(mode="ab+", buffering=0, prefix="evonas-slot-")  # noqa: SIM115
@@ -72,8 +73,10 @@ class Launcher:
     def fileno(self) -> int:
         return self._control.fileno()
 
-    def start(self, slot: int, channel: socket.socket, log: Log, env: dict[str, str]) -> None:
-        fds = array.array("i", [channel.fileno(), log.fileno()])
+    def start(
+        self, slot: int, channel: socket.socket, log: Log, note: StartNote, env: dict[str, str]
+    ) -> None:
+        fds = array.array("i", [channel.fileno(), log.fileno(), note.fileno()])
         self._send({"do": "start", "slot": slot, "env": env}, fds)
 
     def kill(self, slot: int) -> None:

@@ -15,16 +15,16 @@ import psutil
 GIB = 2**30
 
 #: Environment of every slot: one thread, whatever the numerical library.
-ONE_THREAD = {
-    name: "1"
-    for name in (
+ONE_THREAD = dict.fromkeys(
+    (
         "OMP_NUM_THREADS",
         "MKL_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",
         "NUMEXPR_NUM_THREADS",
         "VECLIB_MAXIMUM_THREADS",
-    )
-}
+    ),
+    "1",
+)
 
 _PR_SET_PDEATHSIG = 1
 
@@ -66,7 +66,8 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error)
     return isinstance(error, RuntimeError) and any(
-        mark in text for mark in ("can't allocate memory", "not enough memory", "CUDA out of memory", "out of memory")
+        mark in text
+        for mark in ("can't allocate memory", "not enough memory", "CUDA out of memory", "out of memory")
     )
 
 

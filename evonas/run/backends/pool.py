@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import selectors
 import signal
 import socket
@@ -20,16 +19,17 @@ from typing import Any
 
 import psutil
 
-from evonas.errors import EnvironmentUnusable
+from evonas.errors import EnvironmentUnusable, EvonasError
 from evonas.evaluation.protocol import EvaluatorSpec
 from evonas.run.backends import wire
 from evonas.run.backends.launcher import Launcher, Log
 from evonas.run.backends.limits import available_memory, default_memory_limit
+from evonas.run.backends.note import StartNote
 from evonas.run.backends.wire import Record
 
 _SWEEP_S = 0.05
 _MEMORY_S = 0.5
-_READ = 1 << 18
+_READ = 1 << 16
 #: Slots that die one after the other before they are ready: then the environment is to blame.
 BREAKER = 5
 #: Tasks whose evaluations take less than this are sent several at a time ...
@@ -43,8 +43,6 @@ _IMPATIENT_S = 1.0
 _FAREWELL_S = 2.0
 #: Start requests that the server may have before it confirms them (its socket must never fill up).
 _STARTING = 32
-#: Lines of the log of a dead slot that are too long are cut: reasons are read by people.
-_REASON_TAIL = 4096
 
 
 @dataclass(slots=True, eq=False)
@@ -52,22 +50,40 @@ class _Slot:
     name: int
     sock: socket.socket
     log: Log
+    note: StartNote
     born: float
     reader: wire.FrameReader = field(default_factory=wire.FrameReader)
-    #: sent and not answered, oldest first; the first one is being evaluated.
+    #: sent and not answered, oldest first.
     queue: deque[Record] = field(default_factory=deque)
     out: bytearray = field(default_factory=bytearray)
     pid: int = 0
     ready: bool = False
-    #: when the first task of ``queue`` was begun.
+    #: when it was last given a task while it had none, or last answered.
     since: float = 0.0
-    shared: bool = False
+    answered: int = 0
+    #: number of the task that runs for so long that the others were given to other slots as well.
+    shared: int = -1
+    #: stands in the list of those that take tasks.
+    listed: bool = False
     #: when it closed its channel (0: it has not).
     hung_up: float = 0.0
-    #: "timeout" or "out_of_memory" if this pool ended it, "retired" if it left by itself.
+    #: why this pool ended it ("timeout", "out_of_memory", ...), "retired" if it left by itself.
     verdict: str = ""
     process: psutil.Process | None = None
     base_rss: int = 0
+
+    def close(self) -> None:
+        self.sock.close()
+        self.log.close()
+        self.note.close()
+
+    def running(self) -> tuple[int, float]:
+        """Position in ``queue`` of the task that it works on, and since when."""
+        begun, at = self.note.read()
+        position = begun - 1 - self.answered
+        if 0 <= position < len(self.queue):
+            return position, at
+        return 0, self.since
 
 
 class SlotPool:
@@ -109,8 +125,10 @@ class SlotPool:
         self._starting = 0
         self._stillborn = 0
         self._last_tail = ""
+        self._low = 0
         self._mean_s = 0.01
         self._peak_s = 1.0
+        self._fatal: EvonasError | None = None
         self._next_sweep = 0.0
         self._next_memory = 0.0
 
@@ -125,8 +143,7 @@ class SlotPool:
     def close(self) -> None:
         """Kill every slot and the server, and wait for them."""
         for slot in self._slots.values():
-            slot.sock.close()
-            slot.log.close()
+            slot.close()
         self._slots.clear()
         self._idle.clear()
         if self._launcher is not None:
@@ -162,44 +179,41 @@ class SlotPool:
         self._open.update(r[0] for r in records)
         self._assign()
 
-    def poll(self, timeout: float, wake: int | None = None) -> list[Record]:
+    def poll(self, timeout: float) -> list[Record]:
         """Answers as ``(ticket, seconds, outcome JSON)``; blocks for the first one or ``timeout`` seconds.
 
         Raises:
             EnvironmentUnusable: slots die before they are ready, again and again.
             EvonasError: the evaluator cannot be built (unknown name, broken plug-in, bad options).
         """
+        if self._fatal is not None:
+            raise self._fatal
         end = monotonic() + timeout
-        while True:
-            now = monotonic()
-            if now >= self._next_sweep:
-                self._sweep(now)
-            wait = min(end, self._next_sweep) - now if not self._answers else 0.0
-            woken = self._pump(max(0.0, wait))
-            self._assign()
-            if self._answers or woken or monotonic() >= end:
-                answers, self._answers = self._answers, []
-                return answers
+        try:
+            while True:
+                now = monotonic()
+                if now >= self._next_sweep:
+                    self._sweep(now)
+                wait = min(end, self._next_sweep) - now if not self._answers else 0.0
+                self._pump(max(0.0, wait))
+                self._assign()
+                if self._answers or monotonic() >= end:
+                    answers, self._answers = self._answers, []
+                    return answers
+        except EvonasError as error:
+            self._fatal = error
+            raise
 
-    def watch(self, fd: int) -> None:
-        """Let ``poll`` return early when ``fd`` becomes readable (and drain it)."""
-        self._selector.register(fd, selectors.EVENT_READ, fd)
-
-    def _pump(self, wait: float) -> bool:
-        woken = False
+    def _pump(self, wait: float) -> None:
         for key, events in self._selector.select(wait):
-            if isinstance(key.data, _Slot):
-                if events & selectors.EVENT_WRITE:
-                    self._flush(key.data)
-                if events & selectors.EVENT_READ:
-                    self._read(key.data)
-            elif key.data is None:
+            slot = key.data
+            if slot is None:
                 self._hear()
-            else:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(key.data, 4096)
-                woken = True
-        return woken
+            elif slot.name in self._slots:  # not buried since the select
+                if events & selectors.EVENT_WRITE:
+                    self._flush(slot)
+                if events & selectors.EVENT_READ:
+                    self._read(slot)
 
     def _assign(self) -> None:
         waiting, idle = self._waiting, self._idle
@@ -208,16 +222,27 @@ class SlotPool:
         chunk = 1
         if self._mean_s < _FAST_S and self._peak_s < _CALM_S:
             chunk = min(_MAX_CHUNK, max(1, int(_FAST_S / max(self._mean_s, 1e-6))))
+        self._low = chunk // 2
         now = monotonic()
         while waiting and idle:
             slot = idle.pop()
+            slot.listed = False
             records = [waiting.popleft() for _ in range(min(chunk, len(waiting)))]
+            # A task that was given to a second slot may have been answered by the first one meanwhile.
+            records = [r for r in records if r[0] in self._open]
+            if not records:
+                self._list(slot)
+                continue
             if not slot.queue:
                 slot.since = now
-                slot.shared = False
             slot.queue.extend(records)
             slot.out += wire.frame(wire.TASKS, wire.pack_records(records))
             self._flush(slot)
+
+    def _list(self, slot: _Slot) -> None:
+        if slot.ready and not slot.listed and not slot.verdict and not slot.hung_up:
+            slot.listed = True
+            self._idle.append(slot)
 
     def _flush(self, slot: _Slot) -> None:
         try:
@@ -247,7 +272,7 @@ class SlotPool:
             if not data:
                 with contextlib.suppress(KeyError):
                     self._selector.unregister(slot.sock)
-                self._retire(slot)
+                self._unlist(slot)
                 slot.hung_up = monotonic()
                 return
             try:
@@ -261,26 +286,25 @@ class SlotPool:
 
     def _take(self, slot: _Slot, kind: bytes, payload: bytes) -> None:
         if kind == wire.ANSWERS:
-            now = monotonic()
+            slot.since = monotonic()
             for record in wire.unpack_records(payload):
                 if not slot.queue or slot.queue[0][0] != record[0]:
                     raise wire.WireError("an answer to a task that the slot was not given")
                 slot.queue.popleft()
-                slot.since = now
-                slot.shared = False
+                slot.answered += 1
                 seconds = record[1]
                 self._mean_s += (seconds - self._mean_s) / 16
                 self._peak_s = max(0.98 * self._peak_s, seconds)
                 self._answer(record)
-            if not slot.queue and not slot.verdict:
-                self._idle.append(slot)
+            if len(slot.queue) <= self._low:
+                self._list(slot)
         elif kind == wire.READY:
             slot.ready = True
             self._stillborn = 0
-            self._idle.append(slot)
+            self._list(slot)
         elif kind == wire.RETIRE:
+            self._unlist(slot)
             slot.verdict = "retired"
-            self._retire(slot)
         elif kind == wire.FATAL:
             raise wire.load_error(json.loads(payload))
 
@@ -289,8 +313,9 @@ class SlotPool:
             self._open.remove(record[0])
             self._answers.append(record)
 
-    def _retire(self, slot: _Slot) -> None:
-        with contextlib.suppress(ValueError):
+    def _unlist(self, slot: _Slot) -> None:
+        if slot.listed:
+            slot.listed = False
             self._idle.remove(slot)
 
     # -- deaths and replacements --------------------------------------------------------------------
@@ -338,17 +363,17 @@ class SlotPool:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._names += 1
-        slot = _Slot(self._names, ours, Log(), monotonic())
+        slot = _Slot(self._names, ours, Log(), StartNote(), monotonic())
         env = {"CUDA_VISIBLE_DEVICES": self._gpus[slot.name % len(self._gpus)]} if self._gpus else {}
         with theirs:
-            self._launcher.start(slot.name, theirs, slot.log, env)
+            self._launcher.start(slot.name, theirs, slot.log, slot.note, env)
         self._slots[slot.name] = slot
         self._starting += 1
         self._selector.register(ours, selectors.EVENT_READ, slot)
 
     def _kill(self, slot: _Slot, verdict: str) -> None:
         slot.verdict = slot.verdict or verdict
-        self._retire(slot)
+        self._unlist(slot)
         if self._launcher is not None:
             self._launcher.kill(slot.name)
 
@@ -358,13 +383,15 @@ class SlotPool:
             self._read(slot)
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(slot.sock)
-        slot.sock.close()
         self._slots.pop(slot.name, None)
-        self._retire(slot)
+        self._unlist(slot)
+        position, since = slot.running()
         tail = slot.log.tail()
-        slot.log.close()
+        slot.close()
         if slot.queue and slot.verdict != "retired":
-            self._blame(slot, slot.queue.popleft(), code, tail)
+            culprit = slot.queue[position]
+            del slot.queue[position]
+            self._blame(slot, culprit, monotonic() - since, code, tail)
         self._waiting.extendleft(r for r in reversed(slot.queue) if r[0] in self._open)
         self._restarts += 1
         if not slot.ready:
@@ -374,14 +401,13 @@ class SlotPool:
         if code is not None:
             self._start_slots()
 
-    def _blame(self, slot: _Slot, record: Record, code: int | None, tail: str) -> None:
+    def _blame(self, slot: _Slot, record: Record, seconds: float, code: int | None, tail: str) -> None:
         if record[0] not in self._open:
             return
-        seconds = monotonic() - slot.since
         if slot.verdict:
             self._answer(wire.failure_record(record, slot.verdict, seconds=seconds))
             return
-        reason = f"slot {_ending(code)}" + (f": {tail[-_REASON_TAIL:]}" if tail else "")
+        reason = f"slot {_ending(code)}" + (f": {tail}" if tail else "")
         self._answer(wire.failure_record(record, reason, status="lost", seconds=seconds))
 
     def _check_breaker(self) -> None:
@@ -402,19 +428,26 @@ class SlotPool:
                 if now - slot.hung_up > _FAREWELL_S:
                     self._kill(slot, "")
             elif slot.queue:
-                running = now - slot.since
-                if running > slot.queue[0][1]:
+                position, since = slot.running()
+                if now - since > slot.queue[position][1]:
                     self._kill(slot, "timeout")
-                elif running > _IMPATIENT_S and len(slot.queue) > 1 and not slot.shared:
-                    slot.shared = True
-                    followers = list(slot.queue)[1:]
-                    self._waiting.extendleft(r for r in reversed(followers) if r[0] in self._open)
+                elif now - since > _IMPATIENT_S and len(slot.queue) > 1:
+                    self._share(slot, position)
             elif not slot.ready and now - slot.born > self._start_timeout:
                 self._kill(slot, f"not ready after {self._start_timeout:.0f} s")
         if now >= self._next_memory:
             self._next_memory = now + _MEMORY_S
             for slot in list(self._slots.values()):
                 self._weigh(slot)
+
+    def _share(self, slot: _Slot, position: int) -> None:
+        """Give the other tasks of a busy slot to others too; the first answer counts."""
+        running = slot.answered + position
+        if slot.shared != running:
+            slot.shared = running
+            self._unlist(slot)
+            others = [r for i, r in enumerate(slot.queue) if i != position and r[0] in self._open]
+            self._waiting.extendleft(reversed(others))
 
     def _weigh(self, slot: _Slot) -> None:
         slot.log.trim()

@@ -12,7 +12,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Sequence
-from time import perf_counter
+from time import monotonic
 from typing import Any
 
 from evonas.errors import EvonasError
@@ -26,8 +26,14 @@ from evonas.run.backends.limits import (
     offer_to_oom_killer,
     settle_torch,
 )
+from evonas.run.backends.note import StartNote
 
-_NICENESS = 5
+#: Above glibc's mmap threshold (128 KB) every read would map and unmap its buffer.
+_READ = 1 << 16
+#: Seconds that an answer may wait for others.
+_FLUSH_S = 0.001
+#: An evaluation shorter than this leaves the peak of the resident memory unmeasured.
+_WEIGH_S = 0.001
 
 
 def evaluate(evaluator: Evaluator, task: Task) -> tuple[Outcome, bool]:
@@ -35,7 +41,7 @@ def evaluate(evaluator: Evaluator, task: Task) -> tuple[Outcome, bool]:
 
     The flag is true after an allocation failed: the process should be replaced.
     """
-    start = perf_counter()
+    start = monotonic()
     worn = False
     try:
         outcome = _conforming(evaluator.evaluate([task]), task)
@@ -43,16 +49,16 @@ def evaluate(evaluator: Evaluator, task: Task) -> tuple[Outcome, bool]:
         worn = is_out_of_memory(error)
         reason = "out_of_memory" if worn else f"error: {_describe(error)}"
         outcome = wire.failure(task, reason)
-    outcome.arm, outcome.seed, outcome.mode = task.arm, task.seed, task.mode
+    seconds = monotonic() - start
     if not outcome.seconds:
-        outcome.seconds = perf_counter() - start
-    if not outcome.peak_rss:
+        outcome.seconds = seconds
+    if not outcome.peak_rss and seconds > _WEIGH_S:
         outcome.peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return outcome, worn
 
 
 def _conforming(answer: Any, task: Task) -> Outcome:
-    if not isinstance(answer, Sequence) or len(answer) != 1 or not isinstance(answer[0], Outcome):
+    if not isinstance(answer, (list, tuple)) or len(answer) != 1 or not isinstance(answer[0], Outcome):
         return wire.failure(
             task, f"error: the evaluator answered {_short(answer)}, needed a list of one Outcome"
         )
@@ -95,8 +101,6 @@ def harden(parent: int, *, cuda: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     offer_to_oom_killer()
-    with contextlib.suppress(OSError):
-        os.nice(_NICENESS)
     faulthandler.enable(file=2)
     if cuda:
         # CUDA reserves address space far beyond what it uses; the owner watches the resident memory.
@@ -104,7 +108,47 @@ def harden(parent: int, *, cuda: bool) -> None:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def serve(channel: socket.socket, spec: EvaluatorSpec, *, memory_limit: int, cuda: bool) -> int:
+class Desk:
+    """The tasks that a slot has in hand, and the answers that it has not sent yet."""
+
+    def __init__(self, channel: socket.socket, note: StartNote, evaluator: Evaluator) -> None:
+        self._channel = channel
+        self._note = note
+        self._evaluator = evaluator
+        self._answers: list[wire.Record] = []
+        self._flushed = 0.0
+
+    def work(self, records: Sequence[wire.Record]) -> bool:
+        """Answer tasks; False once the process is worn and must go.
+
+        Answers leave together when they are fast to find, at most ``_FLUSH_S`` after one another.
+        """
+        for ticket, _, body in records:
+            task = wire.decode_task(body)
+            start = self._note.begin()
+            outcome, worn = evaluate(self._evaluator, task)
+            encoded = encode(outcome, task)
+            now = monotonic()
+            self._answers.append((ticket, now - start, encoded))
+            if worn:
+                self._flush(now)
+                self._channel.sendall(wire.frame(wire.RETIRE))
+                return False
+            if now - self._flushed > _FLUSH_S:
+                self._flush(now)
+        self._flush(monotonic())
+        return True
+
+    def _flush(self, now: float) -> None:
+        self._flushed = now
+        if self._answers:
+            self._channel.sendall(wire.frame(wire.ANSWERS, wire.pack_records(self._answers)))
+            self._answers.clear()
+
+
+def serve(
+    channel: socket.socket, note: StartNote, spec: EvaluatorSpec, *, memory_limit: int, cuda: bool
+) -> int:
     """Build the evaluator, answer tasks until the owner hangs up; the exit code."""
     settle_torch()
     try:
@@ -117,28 +161,22 @@ def serve(channel: socket.socket, spec: EvaluatorSpec, *, memory_limit: int, cud
         limit_memory(memory_limit)
     channel.sendall(wire.frame(wire.READY))
     reader = wire.FrameReader()
-    while data := channel.recv(1 << 18):
+    desk = Desk(channel, note, evaluator)
+    while data := channel.recv(_READ):
         for kind, payload in reader.feed(data):
             if kind != wire.TASKS:
                 raise wire.WireError(f"a slot got a frame of kind {kind!r}")
-            for ticket, _, body in wire.unpack_records(payload):
-                task = Task.from_dict(json.loads(body))
-                start = perf_counter()
-                outcome, worn = evaluate(evaluator, task)
-                record = (ticket, perf_counter() - start, encode(outcome, task))
-                channel.sendall(wire.frame(wire.ANSWERS, wire.pack_records([record])))
-                if worn:
-                    channel.sendall(wire.frame(wire.RETIRE))
-                    return 0
+            if not desk.work(wire.unpack_records(payload)):
+                return 0
     return 0
 
 
-def run(channel: socket.socket, parent: int, config: dict[str, Any]) -> int:
+def run(channel: socket.socket, note: StartNote, parent: int, config: dict[str, Any]) -> int:
     """The whole life of a slot after the fork; never raises."""
     try:
         harden(parent, cuda=config["cuda"])
         spec = EvaluatorSpec.from_json(config["spec"])
-        return serve(channel, spec, memory_limit=config["memory_limit"], cuda=config["cuda"])
+        return serve(channel, note, spec, memory_limit=config["memory_limit"], cuda=config["cuda"])
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
     except (BrokenPipeError, ConnectionResetError):
@@ -153,8 +191,8 @@ def run(channel: socket.socket, parent: int, config: dict[str, Any]) -> int:
 
 
 def main(argv: Sequence[str]) -> None:
-    """A spawned slot: ``argv`` is the number of the channel's descriptor and the JSON configuration."""
-    channel = socket.socket(fileno=int(argv[0]))
-    config = json.loads(argv[1])
+    """A spawned slot: ``argv`` is the JSON configuration and the descriptors of channel and note."""
+    config = json.loads(argv[0])
     sys.path[:] = config["sys_path"]
-    os._exit(run(channel, os.getppid(), config))
+    channel = socket.socket(fileno=int(argv[1]))
+    os._exit(run(channel, StartNote(int(argv[2])), os.getppid(), config))

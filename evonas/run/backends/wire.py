@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
-from evonas.evaluation.protocol import Outcome, Task
+from evonas.evaluation.protocol import Outcome, StageReport, Task
 
 Record = tuple[int, float, bytes]
 
@@ -82,11 +83,46 @@ class FrameReader:
 
 
 def encode_task(ticket: int, task: Task) -> Record:
-    return ticket, float(task.deadline_s), _dumps(task.to_dict())
+    """The record of a task; fields that have their default value do not travel."""
+    fields: dict[str, Any] = {"candidate": task.candidate, "formula": task.formula}
+    if task.attempt != 1:
+        fields["attempt"] = task.attempt
+    if task.arm != "search":
+        fields["arm"] = task.arm
+    if task.seed:
+        fields["seed"] = task.seed
+    if task.mode != "funnel":
+        fields["mode"] = task.mode
+    if task.budget != 1.0:
+        fields["budget"] = task.budget
+    if task.bar is not None:
+        fields["bar"] = dict(task.bar)
+    fields["deadline_s"] = task.deadline_s
+    return ticket, float(task.deadline_s), _dumps(fields)
+
+
+def decode_task(body: bytes) -> Task:
+    return Task(**json.loads(body.decode()))
 
 
 def encode_outcome(outcome: Outcome) -> bytes:
-    return _dumps(outcome.to_dict())
+    """The body of an answer. What the asker knows (arm, seed, mode) does not travel."""
+    fields: dict[str, Any] = {
+        "candidate": outcome.candidate,
+        "status": outcome.status,
+        "attempt": outcome.attempt,
+        "seconds": outcome.seconds,
+        "peak_rss": outcome.peak_rss,
+    }
+    if outcome.stage is not None:
+        fields["stage"] = outcome.stage
+    if outcome.reason is not None:
+        fields["reason"] = outcome.reason
+    if outcome.scores:
+        fields["scores"] = outcome.scores
+    if outcome.reports:
+        fields["reports"] = [asdict(report) for report in outcome.reports]
+    return _dumps(fields)
 
 
 def _plain(value: Any) -> Any:
@@ -107,12 +143,15 @@ def _dumps(value: Any) -> bytes:
 def decode_outcome(task: Task, body: bytes) -> Outcome:
     """The outcome in ``body``, or a failed one if it is none or belongs to another task."""
     try:
-        outcome = Outcome.from_dict(json.loads(body))
-        answered = (outcome.candidate, outcome.attempt)
+        fields = json.loads(body.decode())
+        if "reports" in fields:
+            fields["reports"] = [StageReport(**report) for report in fields["reports"]]
+        outcome = Outcome(**fields)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         return failure(task, f"error: unreadable answer ({error})")
-    if answered != (task.candidate, task.attempt):
+    if outcome.candidate != task.candidate or outcome.attempt != task.attempt:
         return failure(task, f"error: answer for candidate {outcome.candidate}, asked for {task.candidate}")
+    outcome.arm, outcome.seed, outcome.mode = task.arm, task.seed, task.mode
     return outcome
 
 
@@ -132,7 +171,7 @@ def failure(task: Task, reason: str, *, status: str = "failed", seconds: float =
 
 def failure_record(record: Record, reason: str, *, status: str = "failed", seconds: float = 0.0) -> Record:
     """``failure`` for a task that is at hand as a record."""
-    task = Task.from_dict(json.loads(record[2]))
+    task = decode_task(record[2])
     return record[0], seconds, encode_outcome(failure(task, reason, status=status, seconds=seconds))
 
 
@@ -153,7 +192,3 @@ def load_error(data: dict[str, Any]) -> Exception:
     if not (isinstance(kind, type) and issubclass(kind, errors.EvonasError)):
         kind = errors.EnvironmentUnusable
     return kind(str(data.get("message")), hint=data.get("hint"))
-
-
-def tickets(records: Sequence[Record]) -> set[int]:
-    return {ticket for ticket, _, _ in records}

@@ -1,0 +1,415 @@
+"""The search as a fold over its events: a pure state machine without torch, processes, files or clocks.
+
+``decide`` says what happens next in the present state, ``apply`` moves the state on by one event. A live run logs
+and applies what it decides; a resumed run and a replay apply what the log holds and compare it with what they
+would have decided. There is no other state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from evonas.errors import VerificationError
+from evonas.evaluation.protocol import Outcome, Task
+from evonas.evaluation.screening import Screen, ScreeningOptions, Verdict
+from evonas.evolution import Proposal, can_still_matter, make_bar, make_strategy
+from evonas.layers.layer import resolve_layer
+from evonas.rng import Draws, derive_seed
+from evonas.run.finalists import Finalist, choose_finalists, rank_finalists
+from evonas.run.schema import Event, pack
+from evonas.run.settings import Settings
+from evonas.search_spaces import Space
+
+#: Kinds that the conductor decides by itself; all others tell it what happened outside.
+DECISIONS = frozenset({"run_started", "proposed", "rerank_planned", "rerank_finished", "run_finished"})
+
+
+class Arm:
+    """One strategy with its memory and counters: the search, or the control beside it."""
+
+    def __init__(self, name: str, strategy: str, space: Space, settings: Settings) -> None:
+        self.name = name
+        search = settings.search
+        options = settings.strategy if name == "search" else {}
+        seeds = search.seeds if name == "search" else ()
+        self._seeds = [
+            space.encode(resolve_layer(text).graph, Draws("seed", search.seed, i))
+            for i, text in enumerate(seeds)
+        ]
+        self.strategy = make_strategy(strategy, space, search.seed, name, options)
+        self.screen = Screen(space, ScreeningOptions(**asdict(settings.screening)))
+        self.dispatched = 0
+        self.finished = 0
+        self.proposed = 0
+        self.fruitless = 0
+        self.scores: dict[int, tuple[float, ...]] = {}
+        self.formulas: dict[int, str] = {}
+
+    def ask(self, candidate: int) -> Proposal:
+        """The seeds first, then what the strategy proposes."""
+        if self.proposed < len(self._seeds):
+            return Proposal(self._seeds[self.proposed], "seed")
+        return self.strategy.ask(candidate)
+
+    @property
+    def selection(self) -> str:
+        """The tournament's selection rule, which the bar follows."""
+        return str(getattr(getattr(self.strategy, "options", None), "selection", "pareto"))
+
+
+@dataclass(slots=True)
+class Flight:
+    """A candidate that has been sent out and not come back."""
+
+    arm: str
+    task: Task
+    genotype: bytes | None = None
+    parent: int | None = None
+    replicate: int = 0
+
+
+class Conductor:
+    """All state of a search.
+
+    Args:
+        settings: what decisions depend on.
+        space: built from these settings.
+    """
+
+    def __init__(self, settings: Settings, space: Space) -> None:
+        self.settings = settings
+        self.space = space
+        self.proxies = settings.evaluation.proxies
+        self.budget = settings.search.candidates
+        self.arms = {"search": Arm("search", settings.search.strategy, space, settings)}
+        if settings.search.control != "none":
+            self.arms["control"] = Arm("control", settings.search.control, space, settings)
+        self.baselines = [resolve_layer(text) for text in settings.search.baselines]
+        self.baseline_ids: dict[int, str] = {}
+        self.baseline_scores: dict[int, tuple[float, ...]] = {}
+        self.flights: dict[int, Flight] = {}
+        self.next_candidate = 0
+        self.events = 0
+        self.started = self.finished = False
+        self.stopping: str | None = None
+        self.exhausted: set[str] = set()
+        self.finalists: list[Finalist] | None = None
+        self.replicates: dict[int, dict[int, tuple[float, ...]]] = {}
+        self._planned: list[tuple[Finalist, int]] = []
+        self._judged: tuple[int, Verdict] | None = None
+        self.ranking: list[dict[str, Any]] | None = None
+        self.outcomes: dict[str, int] = {}
+
+    # -- decisions ----------------------------------------------------------------------------------
+
+    def decide(self, room: bool = True) -> Event | None:
+        """The next event that follows from the state alone, or None: something must come back first.
+
+        ``room`` says whether another candidate may be sent out now.
+        """
+        if not self.started:
+            return self._start()
+        if self.finished or self.stopping == "interrupt":
+            return None
+        if self.finalists is None:
+            if len(self.baseline_ids) < len(self.baselines):
+                return self._baseline() if room else None
+            arm = self._next_arm()
+            if arm is not None:
+                return self._proposal(arm) if room else None
+            return None if self.flights else self._plan()
+        if self._planned and self.stopping != "rerank":
+            return self._replicate() if room else None
+        if self.flights:
+            return None
+        return self._rank() if self.ranking is None else self._finish()
+
+    def _start(self) -> Event:
+        settings = self.settings.to_dict()
+        for informative in ("workers", "plugins"):
+            settings.pop(informative)
+        detail = {"settings": settings, "space": self.space.identity(), "proxies": list(self.proxies)}
+        return Event("run_started", detail=pack(detail))
+
+    def _next_arm(self) -> Arm | None:
+        """The arm that is furthest behind; none once all have their budget or the run is stopping."""
+        if self.stopping:
+            return None
+        open_arms = [
+            a for a in self.arms.values() if a.dispatched < self.budget and a.name not in self.exhausted
+        ]
+        return min(open_arms, key=lambda a: a.dispatched, default=None)
+
+    def exhausted_arm(self) -> str | None:
+        """An arm that has proposed too long without anything new, for the driver to log."""
+        limit = self.settings.search.exhausted_after
+        for arm in self.arms.values():
+            if arm.fruitless >= limit and arm.name not in self.exhausted:
+                return arm.name
+        return None
+
+    def _baseline(self) -> Event:
+        layer = self.baselines[len(self.baseline_ids)]
+        return Event(
+            "proposed", arm="baseline", candidate=self.next_candidate, attempt=1, origin="baseline",
+            digest=bytes.fromhex(layer.digest), formula=layer.formula, outcome="dispatched",
+            detail=pack({"name": layer.name if layer.name != "layer" else layer.formula}),
+        )  # fmt: skip
+
+    def _proposal(self, arm: Arm) -> Event:
+        candidate = self.next_candidate
+        proposal = arm.ask(candidate)
+        verdict = arm.screen.judge(proposal.genotype)
+        self._judged = (candidate, verdict)
+        base = Event(
+            "proposed", arm=arm.name, candidate=candidate, parent=proposal.parent, origin=proposal.origin,
+            genotype=proposal.genotype, digest=verdict.digest,
+        )  # fmt: skip
+        if verdict.stage is not None:
+            detail = pack({"twin": verdict.twin}) if verdict.twin is not None else None
+            return base._replace(
+                outcome="rejected", stage=verdict.stage, reason=verdict.reason, detail=detail
+            )
+        formula = str(self.space.graph(proposal.genotype))
+        return base._replace(outcome="dispatched", attempt=1, formula=formula)
+
+    def _plan(self) -> Event:
+        finalists = choose_finalists(self)
+        detail = {"finalists": [f.to_dict() for f in finalists], "seeds": self.settings.rerank.seeds}
+        return Event("rerank_planned", arm="rerank", detail=pack(detail))
+
+    def _replicate(self) -> Event:
+        finalist, replicate = self._planned[0]
+        return Event(
+            "proposed", arm="rerank", candidate=self.next_candidate, attempt=1, parent=finalist.candidate,
+            origin="rerank", formula=finalist.formula, outcome="dispatched", detail=pack({"replicate": replicate}),
+        )  # fmt: skip
+
+    def _rank(self) -> Event:
+        assert self.finalists is not None
+        ranking = rank_finalists(self.finalists, self.replicates, self.proxies)
+        return Event("rerank_finished", arm="rerank", detail=pack({"ranking": ranking}))
+
+    def _finish(self) -> Event:
+        valid = sum(len(arm.scores) for arm in self.arms.values())
+        return Event("run_finished", outcome="valid" if valid else "empty", detail=pack({"valid": valid}))
+
+    # -- what happened outside ----------------------------------------------------------------------
+
+    def answer(self, outcome: Outcome) -> Event | None:
+        """The event that an outcome becomes; None for a late answer of a superseded attempt."""
+        flight = self.flights.get(outcome.candidate)
+        if flight is None or flight.task.attempt != outcome.attempt:
+            return None
+        base = Event(
+            "finished", arm=flight.arm, candidate=outcome.candidate, attempt=outcome.attempt,
+            parent=flight.parent, seconds=outcome.seconds,
+        )  # fmt: skip
+        if outcome.status == "lost":
+            if outcome.attempt < self.settings.evaluation.attempts:
+                return base._replace(kind="attempt_lost", outcome="lost", reason=outcome.reason)
+            reason = f"lost {outcome.attempt} times, last: {outcome.reason}"
+            return base._replace(outcome="failed", stage="evaluation", reason=reason)
+        scores = tuple(outcome.scores.get(p) for p in self.proxies)
+        status, reason = outcome.status, outcome.reason
+        if status == "scored" and not all(s is not None and math.isfinite(s) for s in scores):
+            status, reason = "failed", f"the evaluator gave scores {scores}, needed is a finite one per proxy"
+        detail = pack({"reports": [asdict(r) for r in outcome.reports], "peak_rss": outcome.peak_rss})
+        stage = outcome.stage or ("evaluation" if status == "failed" else None)
+        shown = scores if any(s is not None for s in scores) else None
+        return base._replace(outcome=status, stage=stage, reason=reason, scores=shown, detail=detail)
+
+    def task(self, candidate: int) -> Task:
+        """What is sent out for a candidate in flight."""
+        return self.flights[candidate].task
+
+    # -- the fold -----------------------------------------------------------------------------------
+
+    def check(self, event: Event) -> None:
+        """Compare a logged event with what the state says must happen.
+
+        Raises:
+            VerificationError: naming the event and the fields that differ.
+        """
+        where = f"event {event.seq} ({event.kind}" + (
+            f", candidate {event.candidate})" if event.candidate is not None else ")"
+        )
+        if event.kind in DECISIONS:
+            expected = self.decide()
+            if expected is None:
+                raise VerificationError(f"{where} is logged, but nothing was to be decided then")
+            different = expected.differences(event)
+            if different:
+                lines = [
+                    f"  {n}: logged {getattr(event, n)!r}, replayed {getattr(expected, n)!r}"
+                    for n in different
+                ]
+                raise VerificationError(f"{where} differs from the replayed decision\n" + "\n".join(lines))
+        elif event.kind in ("finished", "attempt_lost"):
+            self._check_answer(event, where)
+
+    def _check_answer(self, event: Event, where: str) -> None:
+        flight = self.flights.get(event.candidate if event.candidate is not None else -1)
+        if flight is None or flight.task.attempt != event.attempt:
+            raise VerificationError(f"{where} answers an attempt that is not in flight")
+        if event.stage == "matter" and event.outcome == "rejected":
+            known = {p: s for p, s in zip(self.proxies, event.scores or (), strict=False) if s is not None}
+            if can_still_matter(known, self.proxies, flight.task.bar)[0]:
+                raise VerificationError(
+                    f"{where} was dropped before its last proxy although it could still matter"
+                )
+
+    def apply(self, event: Event) -> None:
+        """Move the state on by one event, decided here or read from a log."""
+        self.events += 1
+        handler = getattr(self, f"_on_{event.kind}", None)
+        if handler is not None:
+            handler(event)
+
+    def _on_run_started(self, event: Event) -> None:
+        self.started = True
+
+    def _on_proposed(self, event: Event) -> None:
+        assert event.candidate is not None
+        candidate = event.candidate
+        self.next_candidate = candidate + 1
+        if event.arm == "baseline":
+            self.baseline_ids[candidate] = str(event.details()["name"])
+            self._fly(event, "funnel", None)
+        elif event.arm == "rerank":
+            _, replicate = self._planned.pop(0)
+            seed = derive_seed("rerank", self.settings.search.seed, replicate)
+            self._fly(event, "final", None, seed=seed, budget=self.settings.rerank.budget)
+            self.flights[candidate].replicate = replicate
+        else:
+            self._on_candidate(event, candidate)
+
+    def _on_candidate(self, event: Event, candidate: int) -> None:
+        arm = self.arms[str(event.arm)]
+        genotype = event.genotype or b""
+        arm.proposed += 1
+        judged = self._judged if self._judged and self._judged[0] == candidate else None
+        verdict = judged[1] if judged else arm.screen.judge(genotype)
+        arm.screen.remember(genotype, verdict, candidate)
+        if event.outcome == "dispatched":
+            arm.dispatched += 1
+            arm.fruitless = 0
+            arm.formulas[candidate] = str(event.formula)
+            self._fly(event, "funnel", self._bar(arm))
+            return
+        arm.fruitless += 1
+        twin = verdict.twin
+        arm.strategy.tell(candidate, genotype, arm.scores.get(twin) if twin is not None else None, twin=twin)
+
+    def _bar(self, arm: Arm) -> Mapping[str, Any] | None:
+        matter = asdict(self.settings.matter)
+        if not matter.pop("enabled"):
+            return None
+        return make_bar(arm.strategy.population(), arm.selection, **matter)
+
+    def _fly(
+        self,
+        event: Event,
+        mode: str,
+        bar: Mapping[str, Any] | None,
+        *,
+        seed: int | None = None,
+        budget: float = 1.0,
+    ) -> None:
+        assert event.candidate is not None
+        settings = self.settings
+        task = Task(
+            event.candidate, str(event.formula), attempt=1, arm=str(event.arm),
+            seed=derive_seed("evaluation", settings.search.seed) if seed is None else seed,
+            mode=mode, budget=budget, bar=bar, deadline_s=settings.evaluation.deadline_s * max(1.0, budget),
+        )  # fmt: skip
+        self.flights[event.candidate] = Flight(str(event.arm), task, event.genotype, event.parent)
+
+    def _on_attempt_lost(self, event: Event) -> None:
+        assert event.candidate is not None
+        flight = self.flights[event.candidate]
+        values = flight.task.to_dict() | {"attempt": flight.task.attempt + 1}
+        flight.task = Task.from_dict(values)
+
+    def _on_finished(self, event: Event) -> None:
+        assert event.candidate is not None
+        candidate = event.candidate
+        flight = self.flights.pop(candidate)
+        scores = tuple(event.scores or ()) if event.outcome == "scored" else None
+        complete: tuple[float, ...] | None = scores  # type: ignore[assignment]
+        if flight.arm == "rerank":
+            if complete is not None and flight.parent is not None:
+                self.replicates.setdefault(flight.parent, {})[flight.replicate] = complete
+            return
+        self.outcomes[str(event.outcome)] = self.outcomes.get(str(event.outcome), 0) + 1
+        if flight.arm == "baseline":
+            if complete is not None:
+                self.baseline_scores[candidate] = complete
+            return
+        arm = self.arms[flight.arm]
+        arm.finished += 1
+        if complete is not None:
+            arm.scores[candidate] = complete
+        else:
+            arm.formulas.pop(candidate, None)
+        arm.strategy.tell(candidate, flight.genotype or b"", complete)
+
+    def _on_stopping(self, event: Event) -> None:
+        if event.stage == "exhausted":
+            self.exhausted.add(str(event.arm))
+        elif self.stopping != "interrupt":
+            self.stopping = str(event.stage)
+
+    def _on_resumed(self, event: Event) -> None:
+        """Stops are forgotten; a larger budget opens a search that has ended again."""
+        self.stopping = None
+        self._judged = None
+        candidates = event.details().get("candidates")
+        if candidates is not None and candidates > self.budget:
+            self.budget = int(candidates)
+            self.finished, self.finalists, self.ranking = False, None, None
+            self._planned, self.replicates = [], {}
+            self.exhausted.clear()
+
+    def _on_rerank_planned(self, event: Event) -> None:
+        detail = event.details()
+        self.finalists = [Finalist(**f) for f in detail["finalists"]]
+        self._planned = [(f, r) for r in range(detail["seeds"]) for f in self.finalists]
+
+    def _on_rerank_finished(self, event: Event) -> None:
+        self.ranking = event.details()["ranking"]
+
+    def _on_run_finished(self, event: Event) -> None:
+        self.finished = True
+
+    # -- views --------------------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> str:
+        """baselines, search, rerank or finished."""
+        if self.finished:
+            return "finished"
+        if self.finalists is not None:
+            return "rerank"
+        return "baselines" if len(self.baseline_ids) < len(self.baselines) else "search"
+
+    def replicates_left(self) -> int:
+        """Re-ranking trainings that are planned and not sent out."""
+        return len(self._planned)
+
+    def waiting(self) -> Iterator[Task]:
+        """Tasks in flight, by candidate id: what a resumed run sends out again."""
+        for candidate in sorted(self.flights):
+            yield self.flights[candidate].task
+
+    def state_digest(self) -> str:
+        """A digest of everything that future decisions depend on."""
+        import hashlib
+
+        parts = [str(self.next_candidate), self.phase, str(self.budget), str(sorted(self.flights))]
+        for arm in self.arms.values():
+            parts += [arm.name, str(arm.dispatched), str(arm.finished), arm.strategy.state_digest()]
+        return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).hexdigest()

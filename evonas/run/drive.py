@@ -1,0 +1,192 @@
+"""The drive loop: log what the conductor decides, send candidates out, log what comes back."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Protocol
+
+from evonas.errors import EnvironmentUnusable
+from evonas.evaluation.protocol import Task
+from evonas.run.backends.base import Backend
+from evonas.run.conductor import Conductor
+from evonas.run.log import EventLog
+from evonas.run.schema import Event, pack
+
+#: Rejected proposals in a row after which the loop looks for answers and at the clock.
+_LOOK_UP = 500
+#: Evaluations that must not all fail before anything else came back.
+BREAKER = 10
+
+
+class Observer(Protocol):
+    """Watches a run: a panel, a progress line, a test. Nothing it does changes the run."""
+
+    def event(self, event: Event) -> None:
+        """One event was logged and applied."""
+
+    def tick(self, driver: Driver) -> None:
+        """Called several times a second."""
+
+
+class Driver:
+    """One session of a run, live.
+
+    Args:
+        conductor: in the state that the log describes.
+        log: open for writing.
+        backend: started.
+        max_time_s: 0 for none; a share ``rerank_share`` of it is kept for the re-ranking.
+        patience: slots per processor, if that is above one: deadlines are longer by this factor.
+    """
+
+    def __init__(
+        self,
+        conductor: Conductor,
+        log: EventLog,
+        backend: Backend,
+        *,
+        observers: tuple[Observer, ...] = (),
+        max_time_s: float = 0.0,
+        rerank_share: float = 0.0,
+        patience: float = 1.0,
+    ) -> None:
+        self.conductor = conductor
+        self.log = log
+        self.backend = backend
+        self.observers = observers
+        self.max_time_s = max_time_s
+        self.rerank_share = rerank_share
+        self.started = time.monotonic()
+        self.interrupts = 0
+        self.failures = self.successes = 0
+        self.patience = patience
+        self._sent = 0
+        self._more = False
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since this session began."""
+        return time.monotonic() - self.started
+
+    def interrupt(self) -> None:
+        """First call: nothing new is sent out, the run ends when everything is back. Second: it ends now."""
+        self.interrupts += 1
+
+    def record(self, event: Event) -> None:
+        """Log and apply."""
+        self.log.append(event)
+        self.conductor.apply(event)
+        for observer in self.observers:
+            observer.event(event)
+
+    def run(self) -> str:
+        """Drive to the end; returns "finished" or "interrupted".
+
+        Raises:
+            EnvironmentUnusable: the log cannot be written, slots cannot be started, or everything fails.
+        """
+        conductor = self.conductor
+        resend = list(conductor.waiting())
+        while True:
+            self._stop_if_due()
+            tasks, resend = self._send_again(resend), resend[self._room() :]
+            tasks += self._decide()
+            self.log.flush()
+            if tasks:
+                self.backend.submit([self._patient(t) for t in tasks])
+            if conductor.finished:
+                return "finished"
+            if self.interrupts > 1 or (self.interrupts and not conductor.flights):
+                self.record(Event("interrupted", detail=pack({"in_flight": sorted(conductor.flights)})))
+                self.log.flush()
+                return "interrupted"
+            self._collect()
+            for observer in self.observers:
+                observer.tick(self)
+
+    def _room(self) -> int:
+        """How many more tasks may go out now, counting those in flight as sent."""
+        return max(0, self.backend.capacity * self.backend.depth - self._sent)
+
+    def _send_again(self, resend: list[Task]) -> list[Task]:
+        tasks = resend[: self._room()]
+        self._sent += len(tasks)
+        return tasks
+
+    def _decide(self) -> list[Task]:
+        """Log decisions until there is none or no room; returns what is to be sent out."""
+        tasks: list[Task] = []
+        conductor = self.conductor
+        rejected, self._more = 0, False
+        while not self.interrupts:
+            event = conductor.decide(room=self._room() > 0)
+            if event is None:
+                break
+            self.record(event)
+            if event.outcome == "dispatched" and event.candidate is not None:
+                tasks.append(conductor.task(event.candidate))
+                self._sent += 1
+            elif event.kind == "proposed":
+                rejected += 1
+                arm = conductor.exhausted_arm()
+                if arm is not None:
+                    reason = "no new candidate among the last proposals"
+                    self.record(Event("stopping", arm=arm, stage="exhausted", reason=reason))
+                if rejected == _LOOK_UP:
+                    self._more = True
+                    break
+            if conductor.finished:
+                break
+        return tasks
+
+    def _patient(self, task: Task) -> Task:
+        """Deadlines are for a processor of its own: slots that share one get as much longer."""
+        return dataclasses.replace(task, deadline_s=task.deadline_s * self.patience)
+
+    def _collect(self) -> None:
+        for outcome in self.backend.poll(0.0 if self._more or not self._sent else 0.2):
+            self._sent -= 1
+            event = self.conductor.answer(outcome)
+            if event is None:
+                continue
+            self.record(event)
+            if event.kind == "attempt_lost" and event.candidate is not None:
+                self.backend.submit([self._patient(self.conductor.task(event.candidate))])
+                self._sent += 1
+            self._watch(event)
+
+    def _watch(self, event: Event) -> None:
+        """Stop when nothing but failures comes back: then the machine or the evaluator is at fault."""
+        if event.outcome == "failed":
+            self.failures += 1
+        elif event.kind == "finished":
+            self.successes += 1
+        if self.failures >= BREAKER and not self.successes:
+            self.log.flush()
+            raise EnvironmentUnusable(
+                f"each of the first {self.failures} evaluations failed, the last with: {event.reason}",
+                hint="`evonas doctor` checks the machine; `evonas top` shows the reasons; the run can be resumed",
+            )
+
+    def _due(self) -> str | None:
+        """The stop that the clock or the user asks for now and that is not logged yet."""
+        conductor = self.conductor
+        if self.interrupts and conductor.stopping != "interrupt":
+            return "interrupt"
+        if not self.max_time_s or conductor.stopping in ("interrupt", "rerank"):
+            return None
+        if self.elapsed >= self.max_time_s and conductor.phase == "rerank":
+            return "rerank"
+        if self.elapsed >= self.max_time_s * (1 - self.rerank_share) and conductor.phase in (
+            "search",
+            "baselines",
+        ):
+            return None if conductor.stopping == "search" else "search"
+        return None
+
+    def _stop_if_due(self) -> None:
+        stage = self._due()
+        if stage is not None:
+            reason = "interrupted by the user" if stage == "interrupt" else "time limit"
+            self.record(Event("stopping", stage=stage, reason=reason))

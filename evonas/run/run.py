@@ -1,0 +1,154 @@
+"""A run as an object: what came out, read from its folder at any time, live or dead."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from evonas.errors import UsageError
+from evonas.graph import Graph
+from evonas.layers.layer import Layer
+from evonas.run.candidates import candidate_table
+from evonas.run.directory import RunDirectory, find_run
+from evonas.run.funnel_table import FunnelTable
+from evonas.run.lock import lock_holder
+from evonas.run.log import read_events
+from evonas.run.schema import Event
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Run:
+    """A run on disk. Every method reads the log as it is now; nothing is cached but the folder.
+
+    Args:
+        directory: a run folder, as an object, a path, a name, the beginning of one, or "latest".
+        root: where runs are looked for by name.
+
+    Raises:
+        UsageError: no such run.
+    """
+
+    def __init__(
+        self, directory: RunDirectory | str | os.PathLike[str], root: str | os.PathLike[str] = "runs"
+    ) -> None:
+        self.directory = (
+            directory if isinstance(directory, RunDirectory) else find_run(os.fspath(directory), root)
+        )
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+        return self.directory.path
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.directory.id
+
+    @property
+    def status(self) -> str:
+        """running, interrupted, finished, empty, failed; "killed" if it says running and nobody writes to it."""
+        status = RunDirectory.open(self.path).status
+        if status == "running" and lock_holder(self.path) is None:
+            return "killed"
+        return status
+
+    @property
+    def proxies(self) -> tuple[str, ...]:
+        """Proxy names, in the order of the scores."""
+        return tuple(self.directory.config.get("evaluation", {}).get("proxies", ()))
+
+    def events(self) -> Iterator[Event]:
+        """Every event in order."""
+        return read_events(self.path)
+
+    def table(self) -> pa.Table:
+        """One row per candidate; see ``evonas.run.candidates.candidate_table``."""
+        return candidate_table(self.path)
+
+    def scored(self, arm: str | None = "search") -> list[dict[str, Any]]:
+        """Scored candidates of an arm (None: of all), best mean first: id, arm, formula, scores, mean."""
+        found = []
+        for row in self.table().to_pylist():
+            if row["outcome"] == "scored" and row["arm"] != "rerank" and arm in (None, row["arm"]):
+                scores = {p: row[f"score_{p}"] for p in self.proxies}
+                found.append(
+                    {"candidate": row["candidate"], "arm": row["arm"], "formula": row["formula"],
+                     "parent": row["parent"], "origin": row["origin"], "scores": scores,
+                     "mean": fmean(scores.values())}
+                )  # fmt: skip
+        return sorted(found, key=lambda r: (-r["mean"], r["candidate"]))
+
+    def front(self, arm: str = "search") -> list[dict[str, Any]]:
+        """The non-dominated scored candidates of an arm, best mean first."""
+        from evonas.evolution import non_dominated
+
+        rows = self.scored(arm)
+        return [rows[i] for i in sorted(non_dominated([tuple(r["scores"].values()) for r in rows]))]
+
+    def ranking(self) -> list[dict[str, Any]]:
+        """The re-ranking's table, best held-out mean first; empty before it has ended."""
+        found: list[dict[str, Any]] = []
+        for event in self.events():
+            if event.kind == "rerank_finished":
+                found = event.details()["ranking"]
+        return found
+
+    def funnel(self) -> FunnelTable:
+        """Counters of every stage."""
+        table = FunnelTable()
+        for event in self.events():
+            table.add(event)
+        return table
+
+    def candidate(self, candidate: int | str) -> dict[str, Any]:
+        """Everything that is known of one candidate. "best": first of the ranking, else best of the front.
+
+        Raises:
+            UsageError: no such candidate.
+        """
+        number = self._number(candidate)
+        for row in self.table().to_pylist():
+            if row["candidate"] == number:
+                return row
+        raise UsageError(f"run {self.id} has no candidate {candidate}", hint=f"evonas top {self.path}")
+
+    def _number(self, candidate: int | str) -> int:
+        if candidate == "best":
+            ranked = [
+                r["candidate"] for r in self.ranking() if r["arm"] == "search" and r["mean"] is not None
+            ]
+            ranked = ranked or [r["candidate"] for r in self.front()]
+            if not ranked:
+                raise UsageError(
+                    f"run {self.id} has no scored candidate yet", hint=f"evonas status {self.path}"
+                )
+            return int(ranked[0])
+        try:
+            return int(candidate)
+        except ValueError:
+            raise UsageError(f"{candidate!r} is not a candidate", hint='give its number or "best"') from None
+
+    def layer(self, candidate: int | str = "best") -> Layer:
+        """The layer of a candidate that was sent out to be trained.
+
+        Raises:
+            UsageError: no such candidate, or one that a cheap stage turned away.
+        """
+        row = self.candidate(candidate)
+        if row["formula"] is None:
+            raise UsageError(
+                f"candidate {candidate} was turned away by stage {row['stage']}: {row['reason']}"
+            )
+        layout = str(self.directory.space.get("layout", "nchw"))
+        return Layer(
+            f"{self.id}/{row['candidate']}", Graph.parse(row["formula"]), layout, source=str(self.path)
+        )
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id}: {self.status}>"

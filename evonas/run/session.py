@@ -1,0 +1,297 @@
+"""Starting, resuming and replaying a run: what ties settings, directory, log, conductor and backend together."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from evonas import search_spaces
+from evonas.errors import EvonasError, UsageError, VerificationError, unknown_name
+from evonas.evaluation.protocol import EvaluatorSpec
+from evonas.evolution import strategy_names, strategy_options
+from evonas.layers.layer import resolve_layer
+from evonas.plugins import describe_plugins, load_entry_points, load_plugins
+from evonas.run.backends import make_backend
+from evonas.run.candidates import write_candidates
+from evonas.run.conductor import Conductor
+from evonas.run.directory import RunDirectory
+from evonas.run.drive import Driver, Observer
+from evonas.run.log import EventLog, read_events
+from evonas.run.schema import Event, pack
+from evonas.run.settings import Settings
+from evonas.search_spaces import Space
+
+
+def load_all_plugins(plugins: Sequence[Mapping[str, str]]) -> None:
+    """The files that the user named, then the entry points of installed packages."""
+    load_plugins(plugins)
+    for group in ("evonas.primitives", "evonas.spaces"):
+        load_entry_points(group)
+
+
+def with_plugins(settings: Settings, paths: Iterable[str | os.PathLike[str]]) -> Settings:
+    """Settings that name these plug-in files with their digests."""
+    return replace(settings, plugins=tuple(describe_plugins([os.fspath(p) for p in paths])))
+
+
+def build_space(settings: Settings) -> Space:
+    """The space that settings name; ``UsageError`` for an unknown name or option."""
+    return search_spaces.get(settings.search.space, **settings.space)
+
+
+def check_settings(settings: Settings) -> Space:
+    """Everything that can be known before the first candidate; returns the space.
+
+    Raises:
+        UsageError, FormulaError, DataError, PluginError: what does not exist or does not fit.
+    """
+    settings.check()
+    space = build_space(settings)
+    strategy_options(settings.search.strategy, settings.strategy)
+    if settings.search.control not in ("none", *strategy_names()):
+        raise unknown_name("control strategy", settings.search.control, ["none", *strategy_names()])
+    for text in settings.search.baselines:
+        layer = resolve_layer(text)
+        for index in layer.graph.index_sets:
+            space.layout.check(index)
+    for text in settings.search.seeds:
+        space.check(resolve_layer(text).graph)
+    if settings.evaluation.evaluator == "proxies":
+        _check_proxies(settings)
+    return space
+
+
+def _check_proxies(settings: Settings) -> None:
+    from evonas import data, proxies
+
+    evaluation = settings.evaluation
+    load_entry_points("evonas.proxies")
+    load_entry_points("evonas.datasets")
+    for name in evaluation.proxies:
+        if name not in proxies.names():
+            raise unknown_name("proxy", name, proxies.names(), hint="`evonas list proxies` shows all")
+        specs = {scale: table[name] for scale, table in proxies.SCALES.items() if name in table}
+        if specs and evaluation.scale not in specs:
+            raise unknown_name("scale", evaluation.scale, specs)
+        if specs:
+            specs[evaluation.scale].replace(**evaluation.changes)
+    data.load(evaluation.data or data.DEFAULT, path=evaluation.data_path)
+
+
+def evaluator_spec(settings: Settings) -> EvaluatorSpec:
+    """What every slot builds its evaluator from."""
+    evaluation = settings.evaluation
+    options: dict[str, Any] = dict(evaluation.options)
+    if evaluation.evaluator == "proxies":
+        names = (
+            "proxies",
+            "scale",
+            "data",
+            "data_path",
+            "changes",
+            "layer",
+            "quality",
+            "stability",
+            "device",
+        )
+        options |= {name: getattr(evaluation, name) for name in names}
+    return EvaluatorSpec(evaluation.evaluator, options, tuple(settings.plugins))
+
+
+def create_run(
+    settings: Settings,
+    *,
+    root: str | os.PathLike[str] = "runs",
+    origins: Mapping[str, str] | None = None,
+    command: Sequence[str] = (),
+) -> RunDirectory:
+    """Check the settings and make the run's folder with an empty log.
+
+    Raises:
+        UsageError and its kin for settings that do not fit, ``EnvironmentUnusable`` for a folder that
+        cannot be written; nothing is left behind then.
+    """
+    load_all_plugins(settings.plugins)
+    space = check_settings(settings)
+    text = f"{settings.to_dict()!r} {time.time_ns()} {os.getpid()}"
+    short = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    return RunDirectory.create(
+        root, settings.search.space, short,
+        seed=settings.search.seed, config=settings.to_dict(), origins=dict(origins or {}),
+        space_description=space.describe() | {"identity": space.identity()}, command=command or sys.argv,
+    )  # fmt: skip
+
+
+def open_settings(directory: RunDirectory) -> Settings:
+    """The settings of an existing run."""
+    return Settings.from_dict(directory.config)
+
+
+def recorded_space(directory: RunDirectory, settings: Settings, *, allow_change: bool = False) -> Space:
+    """The run's space, rebuilt.
+
+    Raises:
+        UsageError: it is not the space that the run began with (a plug-in or evonas itself has changed).
+    """
+    load_all_plugins(() if allow_change else settings.plugins)
+    if allow_change:
+        load_plugins(describe_plugins([p["path"] for p in settings.plugins]))
+    space = build_space(settings)
+    recorded = directory.space.get("identity")
+    if recorded != space.identity() and not allow_change:
+        raise UsageError(
+            f"the space {settings.search.space!r} of {directory.path.name} is not the one that the run began with: "
+            f"{_space_difference(directory.space, space.describe())}",
+            hint="restore the plug-in or version, or type --allow-change to go on with the new space",
+        )
+    return space
+
+
+def _space_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    changed = [k for k in new if old.get(k) != new[k]]
+    return ", ".join(f"{k} was {old.get(k)}, is {new[k]}" for k in changed)[:600] or "it differs"
+
+
+def replay(
+    directory: RunDirectory,
+    settings: Settings,
+    space: Space,
+    *,
+    verify: bool = True,
+    until: int | None = None,
+) -> Iterator[tuple[Conductor, Event]]:
+    """Fold the log into a conductor, event by event.
+
+    Yields the conductor after each event, with the event. ``verify`` compares every logged decision with the
+    one that the state demands. ``until``: the last event's seq.
+
+    Raises:
+        VerificationError: the first event that differs.
+        LogCorrupt: damage other than a torn tail.
+    """
+    conductor = Conductor(settings, space)
+    for event in read_events(directory.path):
+        if until is not None and event.seq is not None and event.seq > until:
+            return
+        if verify:
+            conductor.check(event)
+        conductor.apply(event)
+        yield conductor, event
+
+
+def execute(
+    directory: RunDirectory,
+    settings: Settings,
+    *,
+    resume: bool = False,
+    allow_change: bool = False,
+    observers: tuple[Observer, ...] = (),
+    on_driver: Any = None,
+) -> str:
+    """Run or resume to the end; returns "finished", "empty" or "interrupted".
+
+    Args:
+        settings: of the run; on resume its sections workers, search.candidates and search.max_time_s may differ
+            from those that it began with.
+        on_driver: called with the driver before it starts, to hand it to signal handlers.
+
+    Raises:
+        RunLocked: another process writes to the run. UsageError: nothing to resume, or a changed space.
+        EnvironmentUnusable: disk, slots, cluster. In every case what was flushed is safe.
+    """
+    with directory.lock():
+        space = recorded_space(directory, settings, allow_change=allow_change)
+        conductor = Conductor(settings, space)
+        has_events = resume and any((directory.path / "events").glob("*.arrows"))
+        if has_events:
+            conductor = _recover(directory, settings, space, conductor, allow_change)
+        if conductor.finished and settings.search.candidates <= conductor.budget:
+            raise UsageError(
+                f"{directory.path.name} is finished: {conductor.budget} candidates per arm",
+                hint=f"evonas resume {directory.path} --candidates {2 * conductor.budget}",
+            )
+        workers = settings.workers
+        backend = make_backend(
+            workers.backend, workers.count, evaluator_spec(settings), address=workers.address,
+            memory_limit=workers.memory_limit_mb * 2**20 or None, depth=workers.depth,
+        )  # fmt: skip
+        metadata = {"proxies": list(settings.evaluation.proxies)}
+        fresh = conductor.events == 0
+        try:
+            with (
+                EventLog.create(directory.path, directory.id, metadata)
+                if fresh
+                else EventLog.open(directory.path, run_id=directory.id)
+            ) as log:
+                driver = Driver(
+                    conductor, log, backend, observers=observers,
+                    max_time_s=settings.search.max_time_s, rerank_share=settings.rerank.time_share,
+                    patience=_patience(workers.count, workers.address),
+                )  # fmt: skip
+                if on_driver is not None:
+                    on_driver(driver)
+                if not fresh:
+                    driver.record(_resumed(conductor, settings))
+                    log.flush()
+                directory.set_status("running")
+                backend.start()
+                status = driver.run()
+            if status == "finished" and not any(arm.scores for arm in conductor.arms.values()):
+                status = "empty"
+            write_candidates(directory.path)
+            directory.set_status(status)
+        except BaseException as error:
+            _mark(directory, "failed" if isinstance(error, (EvonasError, Exception)) else "interrupted")
+            raise
+        finally:
+            backend.close(now=True)
+    return status
+
+
+def _mark(directory: RunDirectory, status: str) -> None:
+    try:
+        directory.set_status(status)
+    except EvonasError:
+        pass  # the disk is full or gone: the events say what happened
+
+
+def _patience(workers: int, address: str | None) -> float:
+    return 1.0 if address else max(1.0, workers / (os.cpu_count() or 1))
+
+
+def _recover(
+    directory: RunDirectory, settings: Settings, space: Space, conductor: Conductor, allow_change: bool
+) -> Conductor:
+    try:
+        # the state grows under the budget that the run had then; `resumed` events carry later ones
+        began = open_settings(directory)
+        for state, _ in replay(directory, began, space, verify=not allow_change):
+            conductor = state
+    except VerificationError as error:
+        raise UsageError(
+            f"{directory.path.name} cannot be resumed: {error.message}",
+            hint="it was written by another version; --allow-change goes on without the check",
+        ) from None
+    conductor.settings = replace(
+        conductor.settings,
+        workers=settings.workers,
+        search=replace(conductor.settings.search, max_time_s=settings.search.max_time_s),
+    )
+    return conductor
+
+
+def _resumed(conductor: Conductor, settings: Settings) -> Event:
+    detail: dict[str, Any] = {
+        "events": conductor.events,
+        "in_flight": sorted(conductor.flights),
+        "state": conductor.state_digest(),
+    }
+    if settings.search.candidates > conductor.budget:
+        detail["candidates"] = settings.search.candidates
+    return Event("resumed", detail=pack(detail))
