@@ -50,7 +50,8 @@ def describe_plugins(paths: Sequence[str | Path]) -> tuple[dict[str, str], ...]:
         PluginError: a file cannot be read.
     """
     return tuple(
-        {"path": str(Path(path).expanduser().resolve()), "sha256": _digest(read_plugin(path))} for path in paths
+        {"path": str(Path(path).expanduser().resolve()), "sha256": _digest(read_plugin(path))}
+        for path in paths
     )
 
 

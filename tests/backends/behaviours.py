@@ -1,12 +1,16 @@
 """A plug-in with an evaluator whose behaviour is the task's formula."""
 
 import ctypes
+import mmap
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
+from evonas.errors import UsageError
 from evonas.evaluation.protocol import Outcome
 from evonas.evaluation.registry import evaluator
 
@@ -50,8 +54,6 @@ class Behave:
         return Outcome(task.candidate, "scored", attempt=task.attempt, scores={"bytes": len(block)})
 
     def creep(self, task):
-        import mmap
-
         while True:
             area = mmap.mmap(-1, 32 * 2**20)
             area.write(b"x" * len(area))
@@ -82,8 +84,8 @@ class Behave:
 
     def child(self, task, path):
         worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
-        with open(path, "w") as file:
-            file.write(str(worker.pid))
+        Path(path + ".part").write_text(str(worker.pid))
+        os.rename(path + ".part", path)
         time.sleep(300)
 
     def facts(self, task):
@@ -91,7 +93,7 @@ class Behave:
             "omp": float(os.environ["OMP_NUM_THREADS"]),
             "leader": float(os.getsid(0) == os.getpid()),
             "ignores_sigint": float(signal.getsignal(signal.SIGINT) == signal.SIG_IGN),
-            "oom_score_adj": float(open("/proc/self/oom_score_adj").read()),
+            "oom_score_adj": float(Path("/proc/self/oom_score_adj").read_text()),
             "torch_loaded": float("torch" in sys.modules),
             "threads": float(len(os.listdir("/proc/self/task"))),
             "pid": float(os.getpid()),
@@ -114,6 +116,15 @@ def stillborn():
     os._exit(7)
 
 
-@evaluator("threaded", imports=(), preload=lambda options: __import__("threading").Thread(target=time.sleep, args=(600,), daemon=True).start())
+def start_a_thread(options):
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+
+
+@evaluator("threaded", imports=(), preload=start_a_thread)
 def threaded():
     return Behave()
+
+
+@evaluator("refuses", imports=())
+def refuses():
+    raise UsageError("the option is wrong", hint="use another")

@@ -247,7 +247,7 @@ class RayBackend:
             wait = _WAIT_S
             if self._mean_s >= _FAST_S:
                 linger = min(0.02, self._mean_s / (5 if self.depth > 1 else 16))
-        call = owner.actor.exchange.remote(wire.pack_records(records), wait, linger)
+        call = owner.actor.exchange.remote(ray_actor.pack_call(records, wait, linger))
         owner.calls[call] = monotonic() + _CALLS * _WAIT_S + self._grace
 
     # -- actors -------------------------------------------------------------------------------------
