@@ -128,7 +128,7 @@ class RawRay:
 
         self.ray = ray
         self.actors = [ray.remote(Echo).options(num_cpus=0).remote() for _ in range(actors)]
-        ray.get([a.call.remote(0) for a in self.actors])
+        ray.get([a.call.remote("") for a in self.actors])
 
     def rate(self, seconds: float, make: Any, count: int) -> float:
         ray = self.ray

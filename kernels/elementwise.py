@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evonas.primitives import EPS
+
 from evonas import primitives
 from evonas.errors import EnvironmentUnusable, UsageError
 from evonas.graph.graph import Graph, literal
-from evonas.primitives import EPS
 
 if TYPE_CHECKING:
     from torch import Tensor

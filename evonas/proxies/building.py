@@ -38,8 +38,10 @@ class Built:
 def build(proxy: Proxy, make_layer: MakeLayer, seed: int, device: torch.device | str = "cpu") -> Built:
     """The network of ``proxy`` on ``device`` with initial weights for ``seed``, in training mode.
 
-    Convolutions: normal with variance 2 / fan-out (He et al. 2015; fan-out per group), biases 0. Linear
-    maps: normal with variance 1 / fan-in, biases 0. Everything inside a layer site keeps what its
+    Convolutions: normal with variance 2 / fan-out (He et al. 2015), biases 0; the fan-out is kernel area
+    x output channels for depthwise convolutions too, as in torchvision, so that a depthwise network
+    without norms starts out with a vanishing signal. Linear maps: normal with variance 1 / fan-in,
+    biases 0. Everything inside a layer site keeps what its
     constructor gave it. Raises UsageError when ``make_layer`` does not return a module.
     """
     sites: list[nn.Module] = []
@@ -60,7 +62,7 @@ def build(proxy: Proxy, make_layer: MakeLayer, seed: int, device: torch.device |
     with torch.no_grad():
         for name, module in _outside(network, {id(s) for s in sites}):
             if isinstance(module, nn.Conv2d):
-                fan_out = module.out_channels * module.weight[0, 0].numel() // module.groups
+                fan_out = module.out_channels * module.weight[0, 0].numel()
                 _draw(module.weight, sqrt(2.0 / fan_out), seed, name)
             elif isinstance(module, nn.Linear):
                 _draw(module.weight, sqrt(1.0 / module.in_features), seed, name)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from evonas import search_spaces
@@ -239,7 +239,7 @@ def execute(
                 if not fresh:
                     driver.record(_resumed(conductor, settings))
                     log.flush()
-                directory.set_status("running")
+                directory.set_status("running", attempts=int(directory.info.get("attempts", 0)) + 1)
                 backend.start()
                 status = driver.run()
             if status == "finished" and not any(arm.scores for arm in conductor.arms.values()):
@@ -247,7 +247,7 @@ def execute(
             write_candidates(directory.path)
             directory.set_status(status)
         except BaseException as error:
-            _mark(directory, "failed" if isinstance(error, (EvonasError, Exception)) else "interrupted")
+            _mark(directory, "failed" if isinstance(error, Exception) else "interrupted")
             raise
         finally:
             backend.close(now=True)
@@ -255,10 +255,8 @@ def execute(
 
 
 def _mark(directory: RunDirectory, status: str) -> None:
-    try:
+    with contextlib.suppress(EvonasError):  # the disk is full or gone: the events say what happened
         directory.set_status(status)
-    except EvonasError:
-        pass  # the disk is full or gone: the events say what happened
 
 
 def _patience(workers: int, address: str | None) -> float:

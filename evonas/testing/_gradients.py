@@ -75,7 +75,10 @@ def autograd(subject: Subject) -> Iterator[str]:
     full, zero = subject.arguments(), tuple(np.zeros(SHAPE) for _ in range(subject.primitive.arity))
     cases = [("", full), (" at zero", zero), (" at minus zero", tuple(-z for z in zero))]
     if subject.primitive.arity == 2:
-        cases += [(" at a tie", (full[0], full[0])), (" with one value per channel", (full[0], subject.values(VECTOR)))]
+        cases += [
+            (" at a tie", (full[0], full[0])),
+            (" with one value per channel", (full[0], subject.values(VECTOR))),
+        ]
         cases += [(" with one value per channel", (subject.values(VECTOR), full[1]))]
     for words, args in cases:
         for index in subject.indices:
@@ -186,7 +189,11 @@ def double_backward(subject: Subject) -> Iterator[str]:
             if not y.requires_grad:
                 continue
             first = torch.autograd.grad(
-                (y.expand(SHAPE) * g).sum(), tensors, create_graph=True, allow_unused=True, materialize_grads=True
+                (y.expand(SHAPE) * g).sum(),
+                tensors,
+                create_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
             )
             norm = torch.stack([d.square().sum() for d in first]).sum()
             if not norm.requires_grad:  # a gradient of zero everywhere, as of a step

@@ -108,7 +108,9 @@ def defined_everywhere(subject: Subject) -> Iterator[str]:
         return
     for args in (subject.arguments(), *subject.singular()):
         for index in subject.indices:
-            y = np.broadcast_to(subject.numpy(*args, index=index), np.broadcast_shapes(*(a.shape for a in args)))
+            y = np.broadcast_to(
+                subject.numpy(*args, index=index), np.broadcast_shapes(*(a.shape for a in args))
+            )
             large = np.broadcast_to(np.max(np.abs(np.broadcast_arrays(*args)), axis=0) > 100, y.shape)
             bad = np.isnan(y) | (np.isinf(y) & ~large)
             if bad.any():

@@ -32,7 +32,8 @@ def triton_violations(primitive: Primitive) -> list[str]:
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if not interpreted and not torch.cuda.is_available():
         raise EnvironmentUnusable(
-            "no CUDA device to run Triton kernels on", hint="set TRITON_INTERPRET=1 to interpret them on the CPU"
+            "no CUDA device to run Triton kernels on",
+            hint="set TRITON_INTERPRET=1 to interpret them on the CPU",
         )
     device = "cpu" if interpreted else "cuda"
     subject = Subject(primitive)

@@ -9,11 +9,11 @@ import sys
 
 import numpy as np
 import pytest
+from evonas.primitives import EPS
 
 from evonas import primitives
 from evonas.graph import Graph
 from evonas.graph.layout import NCHW
-from evonas.primitives import EPS
 from evonas.testing import CHECKS, PrimitiveContract, primitive_violations
 from evonas.testing._subject import Subject
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from evonas.primitives import primitive, registry
+from evonas.search_spaces import get
 
 from evonas import primitives
 from evonas.errors import PluginError
 from evonas.graph import Graph, differentiate, fingerprint
-from evonas.primitives import primitive, registry
-from evonas.search_spaces import get
 from evonas.testing import check_primitive, primitive_violations
 
 

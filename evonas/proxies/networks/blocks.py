@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from evonas.errors import UsageError
+
 #: channels -> a module from (N, channels, H, W) to the same shape, in place of norm and activation.
 MakeLayer = Callable[[int], nn.Module]
 
@@ -41,16 +43,16 @@ def rounded(channels: float, divisor: int) -> int:
 
 
 class Strides:
-    """Hands out the strides of a network's reductions in order, the first ``unit`` of them as 1."""
+    """Hands out the strides of a network's spatial reductions in order."""
 
-    def __init__(self, unit: int) -> None:
-        self.unit = unit
+    def __init__(self, strides: tuple[int, ...], needed: int = 5) -> None:
+        if len(strides) != needed:
+            raise UsageError(f"strides are {strides}, needed are {needed}: one per spatial reduction")
+        self._left = iter(strides)
 
-    def __call__(self, stride: int) -> int:
-        if stride == 1:
-            return 1
-        self.unit -= 1
-        return 1 if self.unit >= 0 else stride
+    def __call__(self, reduces: bool = True) -> int:
+        """The next reduction's stride, or 1 where the network does not reduce."""
+        return next(self._left) if reduces else 1
 
 
 class Classifier(nn.Module):

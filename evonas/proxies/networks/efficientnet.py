@@ -16,8 +16,8 @@ from evonas.proxies.spec import ProxySpec
 
 #: expansion, channels, stride, kernel of each stage (table 1 of the paper).
 STAGES = (
-    (1, 16, 1, 3), (6, 24, 2, 3), (6, 40, 2, 5), (6, 80, 2, 3),
-    (6, 112, 1, 5), (6, 192, 2, 5), (6, 320, 1, 3),
+    (1, 16, False, 3), (6, 24, True, 3), (6, 40, True, 5), (6, 80, True, 3),
+    (6, 112, False, 5), (6, 192, True, 5), (6, 320, False, 3),
 )  # fmt: skip
 
 
@@ -26,12 +26,12 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
-        self.reduce = nn.Conv2d(channels, squeezed, 1)
-        self.expand = nn.Conv2d(squeezed, channels, 1)
+        self.reduce = nn.Linear(channels, squeezed)
+        self.expand = nn.Linear(squeezed, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        squeezed = self.reduce(x.mean((2, 3), keepdim=True))
-        return x * torch.sigmoid(self.expand(F.silu(squeezed)))
+        squeezed = F.silu(self.reduce(x.mean((2, 3))))
+        return x * torch.sigmoid(self.expand(squeezed))[:, :, None, None]
 
 
 class MBConv(nn.Module):
@@ -57,14 +57,16 @@ class MBConv(nn.Module):
 
 def efficientnet(spec: ProxySpec, make_layer: MakeLayer, in_channels: int, classes: int) -> nn.Module:
     """Float (N, in_channels, H, W) -> logits (N, classes)."""
-    strides = Strides(spec.unit_strides)
+    strides = Strides(spec.strides)
     channels = rounded(32 * spec.width, spec.divisor)
-    parts: list[nn.Module] = [conv(in_channels, channels, 3, strides(2)), make_layer(channels)]
-    for (expansion, base, stride, kernel), blocks in zip(STAGES, spec.depth, strict=True):
+    parts: list[nn.Module] = [conv(in_channels, channels, 3, strides()), make_layer(channels)]
+    for (expansion, base, reduces, kernel), blocks in zip(STAGES, spec.depth, strict=True):
         outputs = rounded(base * spec.width, spec.divisor)
         for block in range(blocks):
-            step = strides(stride) if block == 0 else 1
-            parts.append(MBConv(channels, outputs, expansion, step, kernel, make_layer))
+            step = strides(reduces and block == 0)
+            parts.append(
+                MBConv(channels, outputs, expansion, step, min(kernel, spec.kernel_limit), make_layer)
+            )
             channels = outputs
     head = rounded(spec.head * spec.width, spec.divisor)
     parts += [conv(channels, head, 1), make_layer(head), Classifier(head, classes)]

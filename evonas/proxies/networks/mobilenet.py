@@ -11,8 +11,16 @@ from torch import Tensor, nn
 from evonas.proxies.networks.blocks import ChannelAffine, Classifier, MakeLayer, Strides, conv, rounded
 from evonas.proxies.spec import ProxySpec
 
-#: expansion, channels, stride of each stage (table 2 of the paper); the depth comes from the spec.
-STAGES = ((1, 16, 1), (6, 24, 2), (6, 32, 2), (6, 64, 2), (6, 96, 1), (6, 160, 2), (6, 320, 1))
+#: expansion, channels and whether it reduces, per stage (table 2 of the paper).
+STAGES = (
+    (1, 16, False),
+    (6, 24, True),
+    (6, 32, True),
+    (6, 64, True),
+    (6, 96, False),
+    (6, 160, True),
+    (6, 320, False),
+)
 
 
 class InvertedResidual(nn.Module):
@@ -35,13 +43,13 @@ class InvertedResidual(nn.Module):
 
 def mobilenet(spec: ProxySpec, make_layer: MakeLayer, in_channels: int, classes: int) -> nn.Module:
     """Float (N, in_channels, H, W) -> logits (N, classes). The head is not narrowed below ``spec.head``."""
-    strides = Strides(spec.unit_strides)
+    strides = Strides(spec.strides)
     channels = rounded(32 * spec.width, spec.divisor)
-    parts: list[nn.Module] = [conv(in_channels, channels, 3, strides(2)), make_layer(channels)]
-    for (expansion, base, stride), blocks in zip(STAGES, spec.depth, strict=True):
+    parts: list[nn.Module] = [conv(in_channels, channels, 3, strides()), make_layer(channels)]
+    for (expansion, base, reduces), blocks in zip(STAGES, spec.depth, strict=True):
         outputs = rounded(base * spec.width, spec.divisor)
         for block in range(blocks):
-            step = strides(stride) if block == 0 else 1
+            step = strides(reduces and block == 0)
             parts.append(InvertedResidual(channels, outputs, expansion, step, make_layer))
             channels = outputs
     head = rounded(spec.head * max(1.0, spec.width), spec.divisor)

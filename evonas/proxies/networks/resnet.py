@@ -35,17 +35,17 @@ class Bottleneck(nn.Module):
 
 def resnet(spec: ProxySpec, make_layer: MakeLayer, in_channels: int, classes: int) -> nn.Module:
     """Float (N, in_channels, H, W) -> logits (N, classes). Reductions: stem, pool, stages 2 to 4."""
-    strides = Strides(spec.unit_strides)
+    strides = Strides(spec.strides)
     width = rounded(64 * spec.width, spec.divisor)
     parts: list[nn.Module] = [
-        conv(in_channels, width, 7, strides(2)),
-        nn.MaxPool2d(3, strides(2), 1),
+        conv(in_channels, width, min(7, spec.kernel_limit), strides()),
+        nn.MaxPool2d(3, strides(), 1),
     ]
     channels = width
     for stage, blocks in enumerate(spec.depth):
         middle = width * 2**stage
         for block in range(blocks):
-            stride = strides(2) if stage > 0 and block == 0 else 1
+            stride = strides(stage > 0 and block == 0)
             parts.append(Bottleneck(channels, middle, stride, make_layer))
             channels = EXPANSION * middle
     return nn.Sequential(*parts, make_layer(channels), Classifier(channels, classes))
