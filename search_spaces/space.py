@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple
@@ -78,23 +79,23 @@ class SpaceOptions:
                 entries = values[name]
                 if isinstance(entries, str):
                     entries = [e.strip() for e in entries.split(";")]
+                texts = isinstance(entries, (list, tuple)) and all(isinstance(e, str) for e in entries)
+                _check(texts, name, entries, "a list of texts, or one text with semicolons")
                 values[name] = tuple(e for e in entries if e)
         options = replace(base, **values)
-        _check(
-            isinstance(options.nodes, int) and 1 <= options.nodes <= 200, "nodes", options.nodes, "1 to 200"
-        )
+        nodes = options.nodes
+        _check(type(nodes) is int and 1 <= nodes <= 200, "nodes", nodes, "1 to 200")
         _check(options.op_draw in ("row", "concrete"), "op_draw", options.op_draw, "row or concrete")
         for name in ("distinct_inputs", "constant_one", "batch_independent"):
             _check(isinstance(getattr(options, name), bool), name, getattr(options, name), "true or false")
         weights = options.mutation_weights
+        needed = "a table of finite weights >= 0 that are not all 0, such as {replace = 1.0}"
+        _check(isinstance(weights, Mapping), "mutation_weights", weights, needed)
         for kind in weights:
             if kind not in MUTATIONS:
                 raise unknown_name("mutation", kind, MUTATIONS)
-        ok = (
-            all(isinstance(w, (int, float)) and w >= 0 for w in weights.values())
-            and sum(weights.values()) > 0
-        )
-        _check(ok, "mutation_weights", dict(weights), "weights >= 0 that are not all 0")
+        ok = all(isinstance(w, (int, float)) and 0 <= w < math.inf for w in weights.values())
+        _check(ok and sum(weights.values()) > 0, "mutation_weights", dict(weights), needed)
         return options
 
 
