@@ -87,7 +87,7 @@ MOBILENET_V2 = (1, 2, 3, 4, 3, 3, 1)
 EFFICIENTNET_B0 = (1, 2, 2, 3, 3, 4, 1)
 
 _TINY: dict[str, Any] = {
-    "crop": 24, "pool": 2, "batch": 32, "steps": 150, "divisor": 4, "head": 256, "kernel_limit": 3,
+    "crop": 24, "pool": 2, "batch": 32, "steps": 120, "divisor": 4, "head": 256, "kernel_limit": 3,
     "eval_batch": 100, "stability_steps": 10, "stability_batch": 8,
 }  # fmt: skip
 #: nine of MobileNetV2's 17 and of EfficientNet-B0's 16 blocks: every stage, every width.
