@@ -27,7 +27,7 @@ from evonas.run.backends.limits import available_memory, default_memory_limit
 from evonas.run.backends.note import StartNote
 from evonas.run.backends.wire import Record
 
-_SWEEP_S = 0.05
+_SWEEP_S = 0.1
 _MEMORY_S = 0.5
 _READ = 1 << 16
 #: Slots that die one after the other before they are ready: then the environment is to blame.
@@ -58,6 +58,8 @@ class _Slot:
     out: bytearray = field(default_factory=bytearray)
     pid: int = 0
     ready: bool = False
+    #: its socket is full; the rest of ``out`` follows when it takes more.
+    blocked: bool = False
     #: when it was last given a task while it had none, or last answered.
     since: float = 0.0
     answered: int = 0
@@ -253,13 +255,10 @@ class SlotPool:
             pass
         except OSError:
             slot.out.clear()
-        self._watch(slot)
-
-    def _watch(self, slot: _Slot) -> None:
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if slot.out else 0)
-        key = self._selector.get_map().get(slot.sock)
-        if key is not None and key.events != wanted:
-            self._selector.modify(slot.sock, wanted, slot)
+        if bool(slot.out) != slot.blocked and not slot.hung_up:
+            slot.blocked = bool(slot.out)
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if slot.blocked else 0)
+            self._selector.modify(slot.sock, events, slot)
 
     def _read(self, slot: _Slot) -> None:
         while True:

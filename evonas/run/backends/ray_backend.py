@@ -28,6 +28,8 @@ _FAST_S = 0.005
 _WAIT_S = 1.0
 #: ... and this long if a task that comes meanwhile could start at once: an actor takes one call at a time.
 _STARVED_WAIT_S = 0.02
+#: A call that waits goes on for at most this long after the first answer, to bring others along.
+_LINGER_S = 0.05
 #: Seconds in which the replies of short calls are taken together.
 _GATHER_S = 0.002
 _CALLS = 8
@@ -246,7 +248,8 @@ class RayBackend:
         else:
             wait = _WAIT_S
             if self._mean_s >= _FAST_S:
-                linger = min(0.02, self._mean_s / (5 if self.depth > 1 else 16))
+                # Slots go on with the tasks that are queued beside them, if there are any.
+                linger = min(_LINGER_S, self._mean_s / (3 if self.depth > 1 else 16))
         call = owner.actor.exchange.remote(ray_actor.pack_call(records, wait, linger))
         owner.calls[call] = monotonic() + _CALLS * _WAIT_S + self._grace
 
