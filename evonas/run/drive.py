@@ -90,7 +90,9 @@ class Driver:
         resend = list(conductor.waiting())
         while True:
             self._stop_if_due()
-            tasks, resend = self._send_again(resend), resend[self._room() :]
+            room = self._room()
+            tasks, resend = resend[:room], resend[room:]
+            self._sent += len(tasks)
             tasks += self._decide()
             self.log.flush()
             if tasks:
@@ -108,11 +110,6 @@ class Driver:
     def _room(self) -> int:
         """How many more tasks may go out now, counting those in flight as sent."""
         return max(0, self.backend.capacity * self.backend.depth - self._sent)
-
-    def _send_again(self, resend: list[Task]) -> list[Task]:
-        tasks = resend[: self._room()]
-        self._sent += len(tasks)
-        return tasks
 
     def _decide(self) -> list[Task]:
         """Log decisions until there is none or no room; returns what is to be sent out."""

@@ -1,0 +1,59 @@
+"""A plug-in with evaluators that cost nothing: scores are a hash of the formula and the seed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evonas.evaluation.protocol import Outcome, StageReport, Task
+from evonas.evaluation.registry import evaluator
+from evonas.evolution import can_still_matter
+
+
+class Free:
+    """Scores by hash. sleep_s: seconds per evaluation, times a factor in [0, 2) that depends on the formula.
+    kill_first: a file; each candidate whose id is a multiple of 5 kills its slot unless its line is there."""
+
+    def __init__(
+        self, proxies: Sequence[str] = ("a", "b"), sleep_s: float = 0.0, kill_first: str | None = None, fail: bool = False
+    ) -> None:
+        self.proxies = list(proxies)
+        self.sleep_s = sleep_s
+        self.kill_first = Path(kill_first) if kill_first else None
+        self.fail = fail
+
+    def evaluate(self, tasks: Sequence[Task]) -> list[Outcome]:
+        return [self.one(task) for task in tasks]
+
+    def one(self, task: Task) -> Outcome:
+        digest = hashlib.blake2b(f"{task.formula} {task.seed}".encode()).digest()
+        if self.fail:
+            return Outcome(task.candidate, "failed", attempt=task.attempt, reason="error: always")
+        if self.kill_first and task.candidate % 5 == 0:
+            mark = self.kill_first / str(task.candidate)
+            if not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        if self.sleep_s:
+            time.sleep(self.sleep_s * digest[20] / 128)
+        outcome = Outcome(task.candidate, "scored", attempt=task.attempt)
+        if task.mode == "funnel" and digest[10] < 60:
+            outcome.status, outcome.stage, outcome.reason = "rejected", "quality", "low_accuracy on a"
+            outcome.reports.append(StageReport("quality", False, 0.0, "a", "low_accuracy", {"accuracy": 0.1}))
+            return outcome
+        for i, proxy in enumerate(self.proxies):
+            if not can_still_matter(outcome.scores, self.proxies, task.bar)[0]:
+                outcome.status, outcome.stage, outcome.reason = "rejected", "matter", f"cannot matter before {proxy}"
+                return outcome
+            outcome.scores[proxy] = digest[i] / 255
+        return outcome
+
+
+@evaluator("free", imports=())
+def build(**options: Any) -> Free:
+    return Free(**options)
