@@ -22,7 +22,7 @@ from evonas.run.candidates import write_candidates
 from evonas.run.conductor import Conductor
 from evonas.run.directory import RunDirectory
 from evonas.run.drive import Driver, Observer
-from evonas.run.log import EventLog, read_events
+from evonas.run.log import EventLog, read_events, scan_log
 from evonas.run.schema import Event, pack
 from evonas.run.settings import Settings
 from evonas.search_spaces import Space
@@ -208,8 +208,10 @@ def execute(
     with directory.lock():
         space = recorded_space(directory, settings, allow_change=allow_change)
         conductor = Conductor(settings, space)
-        has_events = resume and any((directory.path / "events").glob("*.arrows"))
-        if has_events:
+        begun = resume and any((directory.path / "events").glob("*.arrows"))
+        # a run that was killed before its first event has a segment at most: it begins anew
+        begun = begun and bool(scan_log(directory.path, run_id=directory.id).run_id)
+        if begun:
             conductor = _recover(directory, settings, space, conductor, allow_change)
         if conductor.finished and settings.search.candidates <= conductor.budget:
             raise UsageError(
@@ -222,12 +224,11 @@ def execute(
             memory_limit=workers.memory_limit_mb * 2**20 or None, depth=workers.depth,
         )  # fmt: skip
         metadata = {"proxies": list(settings.evaluation.proxies)}
-        fresh = conductor.events == 0
         try:
             with (
-                EventLog.create(directory.path, directory.id, metadata)
-                if fresh
-                else EventLog.open(directory.path, run_id=directory.id)
+                EventLog.open(directory.path, run_id=directory.id)
+                if begun
+                else EventLog.create(directory.path, directory.id, metadata)
             ) as log:
                 driver = Driver(
                     conductor, log, backend, observers=observers,
@@ -236,7 +237,7 @@ def execute(
                 )  # fmt: skip
                 if on_driver is not None:
                     on_driver(driver)
-                if not fresh:
+                if conductor.events:
                     driver.record(_resumed(conductor, settings))
                     log.flush()
                 directory.set_status("running", attempts=int(directory.info.get("attempts", 0)) + 1)

@@ -20,7 +20,11 @@ class Free:
     kill_first: a file; each candidate whose id is a multiple of 5 kills its slot unless its line is there."""
 
     def __init__(
-        self, proxies: Sequence[str] = ("a", "b"), sleep_s: float = 0.0, kill_first: str | None = None, fail: bool = False
+        self,
+        proxies: Sequence[str] = ("a", "b"),
+        sleep_s: float = 0.0,
+        kill_first: str | None = None,
+        fail: bool = False,
     ) -> None:
         self.proxies = list(proxies)
         self.sleep_s = sleep_s
@@ -48,7 +52,11 @@ class Free:
             return outcome
         for i, proxy in enumerate(self.proxies):
             if not can_still_matter(outcome.scores, self.proxies, task.bar)[0]:
-                outcome.status, outcome.stage, outcome.reason = "rejected", "matter", f"cannot matter before {proxy}"
+                outcome.status, outcome.stage, outcome.reason = (
+                    "rejected",
+                    "matter",
+                    f"cannot matter before {proxy}",
+                )
                 return outcome
             outcome.scores[proxy] = digest[i] / 255
         return outcome

@@ -41,7 +41,9 @@ def test_decisions_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
             f"print(verify(free_run(Path({str(tmp_path / hash_seed)!r}))[0])[1])"
         )
         env = {**os.environ, "PYTHONHASHSEED": hash_seed}
-        digests.append(subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True))
+        digests.append(
+            subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        )
     assert digests[0].stdout == digests[1].stdout
     assert len(digests[0].stdout.strip()) == 32
 
