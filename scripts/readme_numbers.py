@@ -1,0 +1,220 @@
+"""Every measured number that README.md and the documentation quote, from the files that hold the measurements.
+
+    python scripts/readme_numbers.py           # print each block
+    python scripts/readme_numbers.py --write   # put the blocks into the pages
+    python scripts/readme_numbers.py --check   # exit 1 if a page says anything else
+
+A page marks the place of a block with two comment lines; what stands between them belongs to this script:
+
+    <!-- numbers: ranking -->
+    <!-- /numbers -->
+
+The sources are benchmarks/results/*.json (`make bench`) and the run in runs/golden. A block whose source does
+not exist is empty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "benchmarks/README.md", "docs/*.md")
+_BLOCK = re.compile(r"(<!-- numbers: (\w+) -->\n)(.*?)(<!-- /numbers -->)", re.S)
+
+Block = Callable[[Path], "str | None"]
+BLOCKS: dict[str, Block] = {}
+
+
+def block(make: Block) -> Block:
+    """Register a block under the function's name."""
+    BLOCKS[make.__name__] = make
+    return make
+
+
+def results(root: Path, name: str) -> Any:
+    """A committed measurement, None if there is none."""
+    path = root / "benchmarks" / "results" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def golden(root: Path) -> Any:
+    """The run that the tests replay, None if there is none."""
+    folders = sorted(p.parent for p in (root / "runs" / "golden").glob("**/run.json"))
+    if not folders:
+        return None
+    import evonas
+
+    return evonas.open_run(folders[0])
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
+
+
+def spread(pair: Any, sign: str = "") -> str:
+    """Accuracy in percent, with the standard deviation where there is one."""
+    mean, std = pair
+    if mean is None:
+        return "none"
+    return f"{100 * mean:{sign}.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
+
+
+@block
+def ranking(root: Path) -> str | None:
+    """The final ranking of the golden run: held-out accuracy in percent over fresh seeds."""
+    run = golden(root)
+    if run is None or not (rows := run.ranking()):
+        return None
+    cells = []
+    for row in rows:
+        versus = row["versus"]
+        cells.append(
+            [row["name"], row["arm"], f"`{row['formula']}`", spread((row["mean"], row["std"])),
+             *(spread(row["per_proxy"][p]) for p in run.proxies), str(row["n"]),
+             "" if versus is None else spread((versus["mean"], versus["std"]), "+")]
+        )  # fmt: skip
+    best = next((r["versus"]["name"] for r in rows if r["versus"]), "the best baseline")
+    return table(["layer", "arm", "formula", "mean", *run.proxies, "n", f"against {best}"], cells)
+
+
+@block
+def funnel(root: Path) -> str | None:
+    """What became of the candidates of the golden run."""
+    run = golden(root)
+    if run is None:
+        return None
+    rows = []
+    for row in run.funnel().rows():
+        reasons = ", ".join(f"{count:,} {why}" for why, count in list(row["reasons"].items())[:2])
+        rows.append(
+            [
+                row["arm"],
+                row["stage"],
+                f"{row['in']:,}",
+                f"{row['rejected']:,}",
+                f"{row['seconds']:.1f}",
+                reasons,
+            ]
+        )
+    return table(["arm", "stage", "in", "rejected", "seconds", "why"], rows)
+
+
+@block
+def search_loop(root: Path) -> str | None:
+    """benchmarks/search_loop.py: rates."""
+    report = results(root, "search_loop")
+    if report is None:
+        return None
+    rows = []
+    for name, case in report["cases"].items():
+        low, high = case["range"]
+        rows.append(
+            [f"`{name}`", f"{case['candidates']:,}", f"{case['rate']:,.0f}", f"{low:,.0f} to {high:,.0f}"]
+        )
+    head = f"{report['machine']}, load {report['load']:.1f}.\n\n"
+    return head + table(["case", "candidates", "per CPU second", "range"], rows)
+
+
+@block
+def search_loop_targets(root: Path) -> str | None:
+    """benchmarks/search_loop.py: ratios to the yardsticks measured in the same run."""
+    report = results(root, "search_loop")
+    if report is None:
+        return None
+    rows = [
+        [t["what"], f"{t['value']:,.2f}", f"{'at most' if t['at_most'] else 'at least'} {t['bound']:,g}",
+         "yes" if t["met"] else "no"]
+        for t in report["targets"]
+    ]  # fmt: skip
+    return table(["what", "measured", "wanted", "met"], rows)
+
+
+@block
+def log(root: Path) -> str | None:
+    """benchmarks/log.py."""
+    report = results(root, "log")
+    if report is None:
+        return None
+    rows = [
+        [f"`{name}`", f"{c['rows_per_s']:,.0f}", f"{c['rows_per_cpu_s']:,.0f}", f"{c['bytes_per_row']:.0f}"]
+        for name, c in report["cases"].items()
+    ]
+    head = f"{report['rows']:,} rows, median of {report['rounds']}, {report['machine']['cpus']} cores.\n\n"
+    return head + table(["case", "rows/s", "rows per CPU second", "bytes/row"], rows)
+
+
+@block
+def workers(root: Path) -> str | None:
+    """benchmarks/workers.py."""
+    report = results(root, "workers")
+    if report is None:
+        return None
+    slots, rates = report["slots"], report["rates"]
+    rows = []
+    for name in ("ray", "local"):
+        start, driver = report[f"start_{name}"], report[f"driver_{name}"]
+        rows.append(
+            [name, f"{start['ready_s']:.1f} s", f"{start['tree_pss_mib'] / 1024:.2f} GiB", f"{rates[name]:,.0f}",
+             f"{rates[f'{name}_batch64']:,.0f}", f"{100 * driver['cpu_share']:.1f} %"]
+        )  # fmt: skip
+    head = f"{slots} slots on {report['cores']} cores, load {report['load_before']:.1f}.\n\n"
+    columns = [
+        "backend",
+        "ready",
+        "memory",
+        "calls/s",
+        "calls/s in batches of 64",
+        "driver at 0.1 s per call",
+    ]
+    return head + table(columns, rows)
+
+
+def fill(text: str, blocks: dict[str, str], page: str = "the page") -> str:
+    """The page with every marked place filled; ``SystemExit`` for a name that no block has."""
+
+    def put(found: re.Match[str]) -> str:
+        name = found[2]
+        if name not in blocks:
+            raise SystemExit(f"error: {page} asks for numbers {name!r}; there are {', '.join(blocks)}")
+        return found[1] + blocks[name] + found[4]
+
+    return _BLOCK.sub(put, text)
+
+
+def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--write", action="store_true", help="put the blocks into the pages")
+    mode.add_argument("--check", action="store_true", help="exit 1 if a page differs")
+    given = parser.parse_args(argv)
+    made = {name: make(root) for name, make in BLOCKS.items()}
+    blocks = {name: text or "" for name, text in made.items()}
+    if not (given.write or given.check):
+        for name, text in blocks.items():
+            print(f"{name}\n\n{text or 'not measured'}")
+        return 0
+    stale = []
+    for page in (p for pattern in PAGES for p in sorted(root.glob(pattern))):
+        old = page.read_text(encoding="utf-8")
+        new = fill(old, blocks, page.name)
+        if new != old:
+            stale.append(page.relative_to(root))
+            if given.write:
+                page.write_text(new, encoding="utf-8")
+    for path in stale:
+        print(f"{path}: {'written' if given.write else 'differs from the measurements'}", file=sys.stderr)
+    if stale and given.check:
+        print("  -> make numbers", file=sys.stderr)
+    return 1 if stale and given.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
