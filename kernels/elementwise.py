@@ -36,14 +36,22 @@ def elementwise_source(graph: Graph, eps: float = EPS) -> str:
     body = []
     for i, leaf in enumerate(graph.leaves):
         value = literal(leaf)
-        source = f"tl.load(p{i} + at, mask=live, other=1.0)" if value is None else f"tl.full((BLOCK,), {value!r}, tl.float32)"
+        source = (
+            f"tl.load(p{i} + at, mask=live, other=1.0)"
+            if value is None
+            else f"tl.full((BLOCK,), {value!r}, tl.float32)"
+        )
         body.append(f"{names[i]} = {source}  # {leaf}")
     for i, (op, args, index) in graph.operations():
         primitive = primitives.get(op)
         if index is not None or primitive.triton is None:
             why = "a moment" if index is not None else "a primitive without a Triton expression"
-            raise UsageError(f"{op} in {graph} is {why}: it has no element-wise kernel", hint="use backend='eager'")
-        body.append(f"{names[i]} = {primitive.triton.format(*[names[a] for a in args], eps=repr(eps))}  # {op}")
+            raise UsageError(
+                f"{op} in {graph} is {why}: it has no element-wise kernel", hint="use backend='eager'"
+            )
+        body.append(
+            f"{names[i]} = {primitive.triton.format(*[names[a] for a in args], eps=repr(eps))}  # {op}"
+        )
     lines = "\n    ".join(body)
     return (
         f'"""Generated: {graph}."""\n\n'

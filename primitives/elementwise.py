@@ -44,7 +44,7 @@ def _grad_div(ops: Ops, g: A, y: A, a: A, b: A) -> tuple[A, A]:
 @define("div", arity=2, precedence=20, formula="{0} / {1}", latex=r"\frac{{{0}}}{{{1}}}", uses_eps=True,
         triton="{0} / tl.where({1} < 0, -tl.maximum(tl.abs({1}), {eps}), tl.maximum(tl.abs({1}), {eps}))",
         source=EVONORM, gradient=_grad_div,
-        singular="denominators in (-eps, 0) become -eps, in [0, eps) +eps (0 and -0 alike), exact elsewhere")  # fmt: skip
+        singular="denominators in (-eps, 0) become -eps, in [0, eps) eps, -0 counts as 0; exact elsewhere")  # fmt: skip
 def div(xp: Namespace, a: A, b: A, *, eps: float = EPS) -> A:
     """Quotient with a guarded denominator."""
     size = xp.at_least(xp.abs(b), eps)
@@ -126,7 +126,7 @@ def _grad_sqrt(ops: Ops, g: A, y: A, a: A) -> A:
 
 @define("sqrt", uses_eps=True, latex=r"\operatorname{{sgn}}\sqrt{{\left|{0}\right|}}", flops=3,
         triton="{0} * tl.rsqrt(tl.abs({0}) + {eps})", source=EVONORM, gradient=_grad_sqrt,
-        singular="a / sqrt(|a| + eps): smooth through 0 with slope 1 / sqrt(eps), relative error eps / (2|a|) elsewhere")  # fmt: skip
+        singular="a / sqrt(|a| + eps): slope 1 / sqrt(eps) at 0, relative error eps / (2|a|) elsewhere")  # fmt: skip
 def sqrt(xp: Namespace, a: A, *, eps: float = EPS) -> A:
     """sign(a) * sqrt(|a|), smoothed at zero."""
     return a / xp.sqrt(xp.abs(a) + eps)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from evonas.errors import PluginError, unknown_name
 from evonas.primitives.definition import NAME, Kind, Primitive
+
+from evonas.errors import PluginError, unknown_name
 
 _REGISTRY: dict[str, Primitive] = {}
 #: bumped at each registration, so that caches of compiled graphs know when to forget.
@@ -19,7 +20,10 @@ def get(name: str) -> Primitive:
         return _REGISTRY[name]
     except KeyError:
         raise unknown_name(
-            "primitive", name, _REGISTRY, hint="`evonas list primitives` shows all, --plugin FILE adds your own"
+            "primitive",
+            name,
+            _REGISTRY,
+            hint="`evonas list primitives` shows all, --plugin FILE adds your own",
         ) from None
 
 
@@ -111,7 +115,8 @@ def define(
                 gradient=adjoints,
                 triton=triton,
                 formula=formula or f"{name}{bracket}({slots})",
-                latex=latex or text.replace("{", "{{").replace("}", "}}") + subscript + rf"\left({slots}\right)",
+                latex=latex
+                or text.replace("{", "{{").replace("}", "}}") + subscript + rf"\left({slots}\right)",
                 source=source,
                 kind=kind,
                 commutative=commutative,
@@ -126,7 +131,9 @@ def define(
     return decorate
 
 
-def primitive(name: str, *, check: bool = True, **definition: Any) -> Callable[[Callable[..., Any]], Primitive]:
+def primitive(
+    name: str, *, check: bool = True, **definition: Any
+) -> Callable[[Callable[..., Any]], Primitive]:
     """Plug in an operation: the public decorator ``evonas.primitive``.
 
     Takes the fields of ``Primitive`` as keywords (``gradient`` and ``source`` are required) and runs the

@@ -82,7 +82,7 @@ def insert(space: Space, genotype: bytes, draws: Draws) -> bytes | None:
 
     later = [(c, [shift(a) for a in arguments]) for c, arguments in nodes[target:]]
     later[0][1][slot] = first + target
-    return _pack(nodes[:target] + [(code, args)] + later)
+    return _pack([*nodes[:target], (code, args), *later])
 
 
 def remove(space: Space, genotype: bytes, draws: Draws) -> bytes | None:

@@ -52,4 +52,8 @@ def graphs(draw: st.DrawFn, names: tuple[str, ...] = SPACES, largest: int = 30) 
             for i in range(draw(st.integers(1, 8))):
                 genotype, _ = growing.mutate(genotype, Draws("grow", genotype.hex(), i))
     graph = space.decode(genotype).active()
-    return graph if len(graph) <= largest else Graph(graph.leaves, graph.nodes[:largest], len(graph.leaves) + largest - 1)
+    return (
+        graph
+        if len(graph) <= largest
+        else Graph(graph.leaves, graph.nodes[:largest], len(graph.leaves) + largest - 1)
+    )

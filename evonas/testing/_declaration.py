@@ -49,7 +49,7 @@ def latex(subject: Subject) -> Iterator[str]:
         try:
             text = format_latex(graph)
         except (LookupError, ValueError) as error:
-            yield f"latex={p.latex!r} cannot be filled in ({error!r}): double every brace that is not {{0}}, {{1}}, {{I}}"
+            yield f"latex={p.latex!r} cannot be filled in ({error!r}): double each brace but {{0}}, {{1}}, {{I}}"
             return
         depth = 0
         for brace in text.replace(r"\{", "").replace(r"\}", ""):

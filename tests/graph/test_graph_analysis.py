@@ -32,7 +32,17 @@ def test_facts_of_known_layers(name):
 
 @pytest.mark.parametrize(
     ("name", "operations"),
-    [("evonorm_b0", 6), ("evonorm_b1", 6), ("evonorm_b2", 5), ("evonorm_s0", 5), ("evonorm_s1", 4), ("bn_relu", 5), ("frn", 3), ("dyt", 3), ("identity", 0)],
+    [
+        ("evonorm_b0", 6),
+        ("evonorm_b1", 6),
+        ("evonorm_b2", 5),
+        ("evonorm_s0", 5),
+        ("evonorm_s1", 4),
+        ("bn_relu", 5),
+        ("frn", 3),
+        ("dyt", 3),
+        ("identity", 0),
+    ],
 )
 def test_operation_counts(name, operations):
     assert named_layer(name).properties().operations == operations
@@ -92,7 +102,12 @@ FULL = B * C * H * W
         # a mean reads all, writes one per channel; then a difference of x and it
         ("x - mean[b,w,h](x)", (2 + 1 + 1) * FULL, 2 * FULL + (FULL + C) + (FULL + C + FULL), 2 * C),
         # element-wise work on a statistic is as small as the statistic: exp on B*C values
-        ("x * exp(mean[w,h](x))", (2 + 1 + 1) * FULL + B * C, 2 * FULL + (FULL + B * C) + 2 * B * C + (2 * FULL + B * C), 2 * C),
+        (
+            "x * exp(mean[w,h](x))",
+            (2 + 1 + 1) * FULL + B * C,
+            2 * FULL + (FULL + B * C) + 2 * B * C + (2 * FULL + B * C),
+            2 * C,
+        ),
         # four groups of two channels
         ("x / std[w,h,c/g](x)", (2 + 5 + 1) * FULL, 2 * FULL + (FULL + B * 4) + (2 * FULL + B * 4), 2 * C),
         ("sigmoid(v0 * v1)", 2 * FULL + C + 4 * C, 2 * FULL + 3 * C + 2 * C, 4 * C),
@@ -115,7 +130,10 @@ def test_cost_in_tokens():
     assert cost(Graph.parse("x / rms[c](x)"), (2, 5, 8), layout="btc").flops == (2 + 3 + 1) * 80
 
 
-@pytest.mark.parametrize(("channels", "groups", "count"), [(64, 32, 32), (48, 32, 24), (16, 32, 16), (7, 4, 1), (6, 4, 3), (1, 32, 1)])
+@pytest.mark.parametrize(
+    ("channels", "groups", "count"),
+    [(64, 32, 32), (48, 32, 24), (16, 32, 16), (7, 4, 1), (6, 4, 3), (1, 32, 1)],
+)
 def test_groups_rule(channels, groups, count):
     assert resolve_groups(channels, groups) == count
 

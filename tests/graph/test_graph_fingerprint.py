@@ -130,7 +130,7 @@ def test_where_values_are_not_finite_is_part_of_the_fingerprint():
     nan = Graph.parse("exp(exp(exp(9 + x))) - exp(exp(exp(9 + x + 0.1)))")
     assert fingerprint(nan).structure not in {p.structure for p in prints}
     assert fingerprint(nan).distance(fingerprint(nan)) == 0
-    assert list(prints[0].cells())[0] == prints[0].cell()
+    assert next(prints[0].cells()) == prints[0].cell()
 
 
 def test_observing_does_not_share_memory_with_the_probe():

@@ -17,8 +17,30 @@ VECTOR = (1, 2, 3, 1, 1)
 
 #: What a and b stand for: values of x, trainable vectors at and off their start, ties, zeros, statistics, products
 #: that are zero at initialization.
-ANYTHING = ("x", "v0", "v1", "x * v0", "v0 * v1", "mean[w,h](x)", "sqrt(x)", "x / v0", "max(x, v0)", "0 * v1 + v0", "abs(x)")
-NOT_NEGATIVE = ("abs(x)", "square(x)", "exp(v0)", "sigmoid(x)", "rms[w,h](x)", "std[b,w,h](x)", "abs(v0)", "square(v0)", "2")
+ANYTHING = (
+    "x",
+    "v0",
+    "v1",
+    "x * v0",
+    "v0 * v1",
+    "mean[w,h](x)",
+    "sqrt(x)",
+    "x / v0",
+    "max(x, v0)",
+    "0 * v1 + v0",
+    "abs(x)",
+)
+NOT_NEGATIVE = (
+    "abs(x)",
+    "square(x)",
+    "exp(v0)",
+    "sigmoid(x)",
+    "rms[w,h](x)",
+    "std[b,w,h](x)",
+    "abs(v0)",
+    "square(v0)",
+    "2",
+)
 CONSTANT_OVER_WH = ("v0", "v1", "mean[w,h](x)", "v0 * std[w,h](x)", "v1 + v0", "0.5")
 
 
@@ -72,7 +94,11 @@ def same(a, b):
 def test_a_rule_keeps_value_and_gradient(rule):
     compared = 0
     for a in parts(rule.when):
-        for b in ANYTHING if "b" in rule.pattern.split("(")[-1] or " b" in rule.pattern or "-b" in rule.pattern else ("x",):
+        for b in (
+            ANYTHING
+            if "b" in rule.pattern.split("(")[-1] or " b" in rule.pattern or "-b" in rule.pattern
+            else ("x",)
+        ):
             left, right = fill(rule.pattern, a, b), fill(rule.result, a, b)
             for leaves, g in settings():
                 value, grads = run(left, leaves, g)
@@ -90,7 +116,9 @@ def test_a_rule_is_applied(rule):
         assert canonical(fill(rule.pattern, a, "tanh(x)")) == canonical(fill(rule.result, a, "tanh(x)"))
 
 
-@pytest.mark.parametrize("text", ["abs(x)", "abs(tanh(x))", "mean[w,h](x * v1)", "std[w,h](mean[w](x))", "x / -v1"])
+@pytest.mark.parametrize(
+    "text", ["abs(x)", "abs(tanh(x))", "mean[w,h](x * v1)", "std[w,h](mean[w](x))", "x / -v1"]
+)
 def test_conditions_keep_a_rule_from_what_it_does_not_fit(text):
     graph = Graph.parse(text)
     assert len(canonical(graph)) == len(graph)

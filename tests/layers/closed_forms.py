@@ -63,7 +63,9 @@ def bn(x: Tensor, running: Running, groups: int) -> Tensor:
 NORMS: dict[str, Callable[[Tensor, Running, int], Tensor]] = {
     "bn": bn,
     "gn": lambda x, running, groups: F.group_norm(x, groups, eps=EPS),
-    "in": lambda x, running, groups: (x - x.mean((2, 3), keepdim=True)) / torch.sqrt(instance_variance(x) + EPS),
+    "in": lambda x, running, groups: (
+        (x - x.mean((2, 3), keepdim=True)) / torch.sqrt(instance_variance(x) + EPS)
+    ),
     "ln": lambda x, running, groups: F.layer_norm(x, x.shape[1:], eps=EPS),
 }
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -102,9 +104,15 @@ FORMS: dict[str, Form] = {
     "evonorm_b0": evonorm_b0,
     "evonorm_b1": evonorm_b1,
     "evonorm_b2": evonorm_b2,
-    "evonorm_s0": lambda x, v0, v1, running, groups: x * torch.sigmoid(v1 * x) / torch.sqrt(group_moments(x, groups)[1] + EPS),
-    "evonorm_s1": lambda x, v0, v1, running, groups: F.silu(x) / torch.sqrt(group_moments(x, groups)[1] + EPS),
-    "evonorm_s2": lambda x, v0, v1, running, groups: F.silu(x) / torch.sqrt(group_moments(x, groups)[2] + EPS),
+    "evonorm_s0": lambda x, v0, v1, running, groups: (
+        x * torch.sigmoid(v1 * x) / torch.sqrt(group_moments(x, groups)[1] + EPS)
+    ),
+    "evonorm_s1": lambda x, v0, v1, running, groups: (
+        F.silu(x) / torch.sqrt(group_moments(x, groups)[1] + EPS)
+    ),
+    "evonorm_s2": lambda x, v0, v1, running, groups: (
+        F.silu(x) / torch.sqrt(group_moments(x, groups)[2] + EPS)
+    ),
     "relu": lambda x, v0, v1, running, groups: torch.relu(x),
     "silu": lambda x, v0, v1, running, groups: F.silu(x),
     "gelu": lambda x, v0, v1, running, groups: F.gelu(x),

@@ -40,6 +40,11 @@ fingerprint(graph), analyse(graph), cost(graph), differentiate(graph), space.rej
     ],
 )
 def test_imports_nothing_heavy(module, more):
-    done = subprocess.run([sys.executable, "-c", CODE.format(module=module, more=more)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE.format(module=module, more=more)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ""

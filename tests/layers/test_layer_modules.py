@@ -16,7 +16,9 @@ from evonas.layers import ZOO, GraphLayer, Layer, named_layer, resolve_layer
 C = 6
 
 
-def data(seed: int = 0, shape: tuple[int, ...] = (4, C, 5, 3), dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def data(
+    seed: int = 0, shape: tuple[int, ...] = (4, C, 5, 3), dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (1.5 * x + 0.3).to(dtype)
 
@@ -83,7 +85,20 @@ def test_autocast_does_not_reach_the_statistics(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["bn_relu", "gn_silu", "in_relu", "ln_relu", "frn", "evonorm_b0", "evonorm_b2", "evonorm_s0", "evonorm_s2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bn_relu",
+        "gn_silu",
+        "in_relu",
+        "ln_relu",
+        "frn",
+        "evonorm_b0",
+        "evonorm_b2",
+        "evonorm_s0",
+        "evonorm_s2",
+    ],
+)
 def test_large_inputs_do_not_overflow_statistics(name, dtype):
     x = (1e4 * data(3).clamp(-3, 3)).to(dtype).requires_grad_()
     assert not torch.isfinite(x.detach().square()).all() or dtype == torch.bfloat16
@@ -124,7 +139,10 @@ def test_torch_compile(name):
     torch.testing.assert_close(compiled.eval()(data(5)), twin.eval()(data(5)), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("channels", "groups", "used"), [(64, 32, 32), (48, 32, 24), (16, 32, 16), (7, 4, 1), (6, 4, 3), (1, 8, 1)])
+@pytest.mark.parametrize(
+    ("channels", "groups", "used"),
+    [(64, 32, 32), (48, 32, 24), (16, 32, 16), (7, 4, 1), (6, 4, 3), (1, 8, 1)],
+)
 def test_groups_rule(channels, groups, used):
     module = named_layer("gn_relu").module(channels, groups=groups).double()
     assert module.groups == used
@@ -162,7 +180,11 @@ def test_memory_format_and_strides_do_not_matter(name):
 
 
 WRONG = [
-    ("nchw", (4, C, 5), r"input of shape \(4, 6, 5\), a nchw layer of 6 channels needs \(batch, channels, height"),
+    (
+        "nchw",
+        (4, C, 5),
+        r"input of shape \(4, 6, 5\), a nchw layer of 6 channels needs \(batch, channels, height",
+    ),
     ("nchw", (4, 5, C, 3), "with 6 channels"),
     ("nchw", (C,), "needs"),
     ("btc", (4, 5, C, 3), r"a btc layer of 6 channels needs \(batch, tokens, channels\)"),
@@ -187,7 +209,7 @@ def test_what_a_layer_refuses():
         named_layer("relu").module(0)
     with pytest.raises(UsageError, match="did you mean 'evonorm_s0'"):
         resolve_layer("evonorm_s00")
-    with pytest.raises(UsageError, match="cannot read a layer from .*nowhere.json"):
+    with pytest.raises(UsageError, match=r"cannot read a layer from .*nowhere\.json"):
         resolve_layer("nowhere.json")
 
 
@@ -206,7 +228,11 @@ def test_tokens_with_batch_statistics():
     [
         ("x - mean[b,w,h](x)", lambda x: x.mean((0, 2, 3)), lambda x, r: x - r),
         ("x / rms[b,w,h](x)", lambda x: x.square().mean((0, 2, 3)), lambda x, r: x / torch.sqrt(r + 1e-5)),
-        ("x / std[b,w,h](x)", lambda x: x.var((0, 2, 3), unbiased=False), lambda x, r: x / torch.sqrt(r + 1e-5)),
+        (
+            "x / std[b,w,h](x)",
+            lambda x: x.var((0, 2, 3), unbiased=False),
+            lambda x, r: x / torch.sqrt(r + 1e-5),
+        ),
         ("x - mean[b,w,h](tanh(x))", lambda x: x.tanh().mean((0, 2, 3)), lambda x, r: x - r),
     ],
 )
@@ -226,7 +252,9 @@ def test_running_average_rule(formula, moment, back):
 
 
 def test_every_batch_node_has_a_buffer_of_its_own():
-    module = resolve_layer("x / (std[b,w,h](x) + std[b,w,h](tanh(x)) + rms[b](x)) - mean[b,w,h,c](x)").module(C)
+    module = resolve_layer("x / (std[b,w,h](x) + std[b,w,h](tanh(x)) + rms[b](x)) - mean[b,w,h,c](x)").module(
+        C
+    )
     shapes = {name: tuple(b.shape) for name, b in module.named_buffers()}
     assert len(shapes) == 4
     assert sorted(torch.Size(s).numel() for s in shapes.values()) == [1, C, C, C]
@@ -254,7 +282,12 @@ def test_layers_from_files_and_texts(tmp_path):
     assert str(layer) == layer.formula == str(layer.module(4).formula)
     assert layer.cost((1, 8, 4, 4)).parameters == 24
     assert isinstance(layer, Layer)
-    for name, text in {"c.json": "{", "d.json": '{"form": 1}', "e.txt": "x **", "f.json": '{"formula": "x", "layout": "no"}'}.items():
+    for name, text in {
+        "c.json": "{",
+        "d.json": '{"form": 1}',
+        "e.txt": "x **",
+        "f.json": '{"formula": "x", "layout": "no"}',
+    }.items():
         (tmp_path / name).write_text(text)
         with pytest.raises(EvonasError, match=name):
             resolve_layer(tmp_path / name)

@@ -52,7 +52,9 @@ def compare(module, form, running, x) -> None:
     got = torch.autograd.grad((y * g).sum(), [own, *present.values()])
     expected = torch.autograd.grad((wanted * g).sum(), [other, *(free[n] for n in present)])
     for name, a, b in zip(["x", *present], got, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10, msg=lambda m, name=name: f"gradient of {name}: {m}")
+        torch.testing.assert_close(
+            a, b, rtol=1e-9, atol=1e-10, msg=lambda m, name=name: f"gradient of {name}: {m}"
+        )
 
 
 @pytest.mark.parametrize("start", [True, False], ids=["as initialized", "perturbed"])
@@ -76,7 +78,9 @@ def test_parameters_are_those_that_the_formula_names(name):
     module = named_layer(name).module(CHANNELS)
     wanted = {v for v in ("v0", "v1") if v in ZOO[name].formula} | {"weight", "bias"}
     assert {n for n, _ in module.named_parameters()} == wanted
-    assert {id(p) for p in vector_parameters(torch.nn.Sequential(module))} == {id(p) for p in module.parameters()}
+    assert {id(p) for p in vector_parameters(torch.nn.Sequential(module))} == {
+        id(p) for p in module.parameters()
+    }
     plain = named_layer(name).module(CHANNELS, affine=False)
     assert {n for n, _ in plain.named_parameters()} == wanted - {"weight", "bias"}
     for n, p in module.named_parameters():
@@ -101,9 +105,16 @@ def test_against_torch_batch_norm():
 def test_s0_limits():
     """v1 = 0 gives x / (2 s), a very large v1 relu(x) / s, v1 = 1 is S1."""
     x = batch(0)
-    s0, s1 = named_layer("evonorm_s0").module(CHANNELS, groups=GROUPS).double(), named_layer("evonorm_s1").module(CHANNELS, groups=GROUPS).double()
+    s0, s1 = (
+        named_layer("evonorm_s0").module(CHANNELS, groups=GROUPS).double(),
+        named_layer("evonorm_s1").module(CHANNELS, groups=GROUPS).double(),
+    )
     torch.testing.assert_close(s0(x), s1(x))
-    s = torch.sqrt(x.view(4, GROUPS, -1).var(-1, unbiased=False) + 1e-5).view(4, GROUPS, 1, 1).repeat_interleave(2, 1)
+    s = (
+        torch.sqrt(x.view(4, GROUPS, -1).var(-1, unbiased=False) + 1e-5)
+        .view(4, GROUPS, 1, 1)
+        .repeat_interleave(2, 1)
+    )
     torch.nn.init.zeros_(s0.v1)
     torch.testing.assert_close(s0(x), x / (2 * s))
     torch.nn.init.constant_(s0.v1, 1e9)

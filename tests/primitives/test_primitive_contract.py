@@ -73,12 +73,16 @@ POINTS = (-30.0, -2.5, -1.0, -0.3, -1e-7, -0.0, 0.0, 1e-7, EPS, 0.2, 1.0, 3.0, 3
 @pytest.mark.parametrize("name", [n for n in BUILT_IN if primitives.get(n).kind == "elementwise"])
 def test_closed_form(name):
     subject = Subject(primitives.get(name))
-    points = [(a,) for a in POINTS] if subject.primitive.arity == 1 else [(a, b) for a in POINTS for b in POINTS]
+    points = (
+        [(a,) for a in POINTS] if subject.primitive.arity == 1 else [(a, b) for a in POINTS for b in POINTS]
+    )
     got = subject.numpy(*(np.array(column) for column in zip(*points, strict=True)))
     np.testing.assert_allclose(got, [CLOSED[name](*p) for p in points], rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("index", [("b", "w", "h"), ("w", "h"), ("w", "h", "c"), ("w", "h", "c/g"), ("b",), ("c",)])
+@pytest.mark.parametrize(
+    "index", [("b", "w", "h"), ("w", "h"), ("w", "h", "c"), ("w", "h", "c/g"), ("b",), ("c",)]
+)
 @pytest.mark.parametrize("name", ["mean", "rms", "std"])
 def test_moments_against_plain_loops(name, index):
     subject = Subject(primitives.get(name))
@@ -142,9 +146,18 @@ print(json.dumps(found))
 
 def test_triton_expressions_in_the_interpreter(tmp_path):
     pytest.importorskip("triton")
-    environment = {"PATH": "/usr/bin:/bin", "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "TRITON_INTERPRET": "1",
+        "OMP_NUM_THREADS": "1",
+        "HOME": str(tmp_path),
+    }
     done = subprocess.run(
-        [sys.executable, "-c", TRITON, str(tmp_path)], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-c", TRITON, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])

@@ -58,8 +58,10 @@ def test_registering_the_same_again_changes_nothing():
 
 
 def test_a_moment_plugs_in():
-    @primitive("acme_power", kind="moment", source="Acme", flops=2,
-               gradient=lambda ops, g, y, a, index: (ops.mul(ops.mul(ops.const(2.0), a), ops.mean(g, index)),))  # fmt: skip
+    def adjoint(ops, g, y, a, index):
+        return ops.mul(ops.mul(ops.const(2.0), a), ops.mean(g, index))
+
+    @primitive("acme_power", kind="moment", source="Acme", flops=2, gradient=adjoint)
     def power(xp, a, axes, eps):
         """Mean square."""
         return xp.mean(a * a, axes)
@@ -144,7 +146,7 @@ BROKEN = {
     "triton statement": ("is not an expression", {"triton": "y = {0}"}),
     "triton function": (r"write functions as tl\.", {"triton": "libdevice({0})"}),
     "triton operand": ("operands are", {"triton": "{0} + {1}"}),
-    "latex with single braces": ("double every brace|braces do not match", {"latex": r"\mathrm{softsign}{0}"}),
+    "latex with single braces": ("double each brace|braces do not match", {"latex": r"\mathrm{softsign}{0}"}),
     "formula that does not parse": ("does not parse|which parses as", {"formula": "soft sign {0}"}),
     "constant": ("use the number itself", {"kind": "constant", "arity": 0, "eager": lambda xp: 2.0,
                                             "gradient": lambda ops, g, y: ()}),

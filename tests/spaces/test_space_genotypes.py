@@ -5,18 +5,18 @@ from __future__ import annotations
 import collections
 
 import pytest
+from evonas.search_spaces import MUTATIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import KEYS, SPACES, genotypes, graphs, the_space
 
 from evonas import search_spaces
 from evonas.errors import FormulaError, UsageError
 from evonas.graph import Graph, canonical, digest
 from evonas.layers import ZOO, named_layer
 from evonas.rng import Draws
-from evonas.search_spaces import MUTATIONS
-from strategies import KEYS, SPACES, genotypes, graphs, the_space
 
-ALL_KINDS = {kind: 1.0 for kind in MUTATIONS}
+ALL_KINDS = dict.fromkeys(MUTATIONS, 1.0)
 
 
 def valid(space, genotype):
@@ -34,7 +34,9 @@ def valid(space, genotype):
         if space.options.distinct_inputs and len(args) == 2:
             assert args[0] != args[1]
     first = len(space.inputs)
-    assert [i + first for i in space.active_nodes(genotype)] == sorted(i for i in graph.ancestors() if i >= first)
+    assert [i + first for i in space.active_nodes(genotype)] == sorted(
+        i for i in graph.ancestors() if i >= first
+    )
     return graph
 
 
@@ -47,7 +49,12 @@ def test_random_genotypes_are_valid(name, key):
 
 
 @settings(max_examples=300)
-@given(st.sampled_from(("norm_act", "norm_act_s", "activation")), KEYS, st.sampled_from(("all", *MUTATIONS)), st.booleans())
+@given(
+    st.sampled_from(("norm_act", "norm_act_s", "activation")),
+    KEYS,
+    st.sampled_from(("all", *MUTATIONS)),
+    st.booleans(),
+)
 def test_mutated_genotypes_are_valid(name, key, kind, tiny):
     weights = ALL_KINDS if kind == "all" else {kind: 1.0}
     space = search_spaces.get(name, mutation_weights=weights, nodes=2 if tiny else 10)
@@ -157,7 +164,10 @@ def test_encode_gives_back_any_graph_of_the_space(graph):
         ("x * 2", "input '2' of .* is not part of space"),
         ("mean[w](x)", r"mean\[w\] of .* is not part of space"),
         ("x", "needs 0 operations"),
-        ("+".join(["tanh(x)"] * 2 + [f"tanh({'-' * i}x)" for i in range(1, 9)]), "a genotype of 'norm_act' has 10"),
+        (
+            "+".join(["tanh(x)"] * 2 + [f"tanh({'-' * i}x)" for i in range(1, 9)]),
+            "a genotype of 'norm_act' has 10",
+        ),
     ],
 )
 def test_what_a_space_cannot_express(text, message):

@@ -6,12 +6,12 @@ import collections
 import json
 
 import pytest
+from evonas.search_spaces import SpaceOptions, registry
+from evonas.search_spaces.sampler import operation_table
 
 from evonas import search_spaces
 from evonas.errors import PluginError, UsageError
 from evonas.rng import Draws
-from evonas.search_spaces import SpaceOptions
-from evonas.search_spaces.sampler import operation_table
 
 REFUSED = [
     ({"nodse": 3}, "unknown space option 'nodse'.*did you mean 'nodes'"),
@@ -46,7 +46,7 @@ def test_bad_options_are_explained(options, message):
 
 
 def test_unknown_space():
-    with pytest.raises(UsageError, match="(?s)unknown space 'norm_atc'.*did you mean 'norm_act'"):
+    with pytest.raises(UsageError, match=r"(?s)unknown space 'norm_atc'.*did you mean 'norm_act'"):
         search_spaces.get("norm_atc")
 
 
@@ -91,7 +91,8 @@ def test_a_description_is_json_and_names_everything():
     assert described["primitives"]["erf"]["source"] == "Derf, arXiv 2512.10938"
 
 
-def test_registering_a_space():
+def test_registering_a_space(monkeypatch):
+    monkeypatch.setattr(registry, "_SPACES", dict(registry._SPACES))
     options = SpaceOptions(nodes=3, index_sets=("c",))
     search_spaces.space("acme_tokens", layout="btc", rows=("add", "std"), options=options, summary="small")
     search_spaces.space("acme_tokens", layout="btc", rows=("add", "std"), options=options)
@@ -100,8 +101,8 @@ def test_registering_a_space():
         search_spaces.space("acme_tokens", layout="btc", rows=("add",), options=options)
     space = search_spaces.get("acme_tokens", index_sets=("t,c",))
     assert str(space.decode(space.random(Draws("t")))).count("[w") == 0
+    search_spaces.space("acme_empty", layout="btc", rows=(), options=options)
     with pytest.raises(UsageError, match="has no primitive"):
-        search_spaces.space("acme_empty", layout="btc", rows=(), options=options)
         search_spaces.get("acme_empty")
 
 
