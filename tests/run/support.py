@@ -43,13 +43,8 @@ def free_run(root: Path, **flags: Any) -> tuple[RunDirectory, str]:
 def verify(directory: RunDirectory) -> tuple[int, str]:
     """Number of events that replay, and the digest of the state at the end."""
     settings = open_settings(directory)
-    events, digest = 0, ""
-    conductor = None
-    for conductor, _ in replay(directory, settings, recorded_space(directory, settings)):
-        events += 1
-    if conductor is not None:
-        digest = conductor.state_digest()
-    return events, digest
+    states = list(replay(directory, settings, recorded_space(directory, settings)))
+    return len(states), states[-1][0].state_digest() if states else ""
 
 
 def decisions(directory: RunDirectory) -> list[Event]:

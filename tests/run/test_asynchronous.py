@@ -135,9 +135,11 @@ def test_a_time_limit_keeps_time_for_the_ranking(tmp_path: Path) -> None:
     assert status == "finished"
     assert time.monotonic() - started < 15
     stops = [e for e in read_events(directory.path) if e.kind == "stopping"]
-    assert stops[0].stage == "search" and stops[0].reason == "time limit"
+    assert stops[0].stage == "search"
+    assert stops[0].reason == "time limit"
     run = Run(directory)
-    assert run.ranking() and run.ranking()[0]["n"] >= 1
+    assert run.ranking()
+    assert run.ranking()[0]["n"] >= 1
     verify(directory)
 
 
@@ -154,7 +156,7 @@ def test_a_space_without_new_layers_ends(tmp_path: Path) -> None:
 def test_a_machine_on_which_everything_fails_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentUnusable, match=r"each of the first 10 evaluations failed.*always"):
         free_run(tmp_path, evaluation__options={"fail": True})
-    [path] = [p for p in tmp_path.iterdir()]
+    [path] = list(tmp_path.iterdir())
     assert RunDirectory.open(path).status == "failed"
     directory = RunDirectory.open(path)
     assert execute(directory, free_settings(), resume=True) == "finished"
@@ -173,7 +175,8 @@ def test_two_writers(tmp_path: Path) -> None:
         second = spawn("resume", path)
         _, error = second.communicate(timeout=60)
         assert second.returncode != 0
-        assert "RunLocked" in error and str(process.pid) in error
+        assert "RunLocked" in error
+        assert str(process.pid) in error
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
