@@ -72,6 +72,18 @@ def tree_pss() -> float:
     return total / MIB
 
 
+def tree_cpu() -> float:
+    """Processor seconds of this process and all below it, so far."""
+    total = 0.0
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        try:
+            times = process.cpu_times()
+            total += times.user + times.system
+        except psutil.Error:
+            continue
+    return total
+
+
 def start_and_weigh(make: Any, slots: int) -> dict[str, float]:
     """Seconds until every slot is ready (Ray's own start included), PSS of the tree, MB per slot."""
     before = tree_pss()
@@ -171,6 +183,7 @@ def compare(rounds: int, seconds: float, slots: int) -> dict[str, float]:
     local_batched = LocalBackend(spec("bench-free"), slots, depth=256)
     backends = (single, batched, local, local_batched)
     samples: dict[str, list[float]] = {}
+    cost: dict[str, list[float]] = {}
     try:
         for backend in backends:
             backend.start()
@@ -188,7 +201,11 @@ def compare(rounds: int, seconds: float, slots: int) -> dict[str, float]:
         }
         for _ in range(rounds):
             for name, case in cases.items():
-                samples.setdefault(name, []).append(case())
+                cpu, start = tree_cpu(), time.perf_counter()
+                rate = case()
+                elapsed = time.perf_counter() - start
+                samples.setdefault(name, []).append(rate)
+                cost.setdefault(name, []).append((tree_cpu() - cpu) / (rate * elapsed))
         growth = {"ray": driver_growth(streams[1]), "local": driver_growth(streams[3])}
     finally:
         for backend in reversed(backends):
@@ -257,11 +274,19 @@ def main() -> None:
         ("raw Ray no-op calls, 4 in flight", rates["raw_ray"], "/s", ""),
         ("Ray backend, one candidate per message", rates["ray"], "/s", ""),
         ("  to raw Ray", rates["ray_to_raw_ray"], "x", ">= 0.7"),
+        ("  to raw Ray, candidates per processor second", rates["cpu_ray_to_raw_ray"], "x", ""),
         ("raw Ray, 64 dicts of 1 KB per call", rates["raw_ray_batch64"], "/s", ""),
         ("Ray backend, batches of 64", rates["ray_batch64"], "/s", ""),
         ("  to raw Ray", rates["ray_batch64_to_raw_ray_batch64"], "x", ">= 0.5"),
+        (
+            "  to raw Ray, candidates per processor second",
+            rates["cpu_ray_batch64_to_raw_ray_batch64"],
+            "x",
+            "",
+        ),
         ("local backend, one candidate per message", rates["local"], "/s", ""),
         ("  to raw Ray", rates["local_to_raw_ray"], "x", ">= 8"),
+        ("  to raw Ray, candidates per processor second", rates["cpu_local_to_raw_ray"], "x", ""),
         ("local backend, batches of 64", rates["local_batch64"], "/s", ""),
         (f"driver CPU, Ray, {n} slots at 0.1 s", 100 * report["driver_ray"]["cpu_share"], "%", "< 5"),
         ("  evaluations", report["driver_ray"]["rate"], "/s", f"ideal {10 * n}"),

@@ -63,14 +63,14 @@ def test_a_slot_that_dies_loses_its_own_task_alone(pair):
 
 def test_tasks_sent_together_with_one_that_kills_the_slot_are_not_blamed(pair):
     collect(pair, ["free"] * 40)
-    pair._pool._mean_s, pair._pool._peak_s = 1e-5, 0.0
+    pair._pool.mean_s, pair._pool._peak_s = 1e-5, 0.0
     outcomes = collect(pair, [*["free"] * 30, "signal SIGKILL", *["free"] * 30])
     assert [i for i, o in enumerate(outcomes) if o.status != "scored"] == [30]
     assert outcomes[30].status == "lost"
 
 
 def test_tasks_sent_together_with_a_slow_one_do_not_wait_for_it(pair):
-    pair._pool._mean_s, pair._pool._peak_s = 1e-5, 0.0
+    pair._pool.mean_s, pair._pool._peak_s = 1e-5, 0.0
     start = time.monotonic()
     pair.submit([Task(i, "sleep 30" if i == 3 else "free", deadline_s=4.0) for i in range(20)])
     done = {}

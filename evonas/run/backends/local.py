@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from evonas.errors import EnvironmentUnusable
@@ -13,6 +13,8 @@ from evonas.run.backends.base import check_room
 from evonas.run.backends.pool import SlotPool
 
 _START_S = 300.0
+#: Mean seconds per evaluation between which answers are taken several at a time.
+_MEDIUM_S = (0.02, 0.5)
 
 
 class LocalBackend:
@@ -58,9 +60,13 @@ class LocalBackend:
         self._pool.submit(records)
 
     def poll(self, timeout: float) -> list[Outcome]:
-        return [
-            wire.decode_outcome(self._tasks.pop(ticket), body) for ticket, _, body in self._pool.poll(timeout)
-        ]
+        pool = self._pool
+        answers = pool.poll(timeout)
+        if answers and _MEDIUM_S[0] < pool.mean_s < _MEDIUM_S[1] and len(self._tasks) > self.capacity:
+            # Every slot has a task to go on with: waking up once for several answers saves processor time.
+            sleep(pool.mean_s / 8)
+            answers += pool.poll(0.0)
+        return [wire.decode_outcome(self._tasks.pop(ticket), body) for ticket, _, body in answers]
 
     def close(self, *, now: bool = False) -> None:
         if not self._closed:

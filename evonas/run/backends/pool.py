@@ -37,6 +37,8 @@ _FAST_S = 0.002
 #: ... as long as none of the recent ones took more than this.
 _CALM_S = 0.05
 _MAX_CHUNK = 64
+#: Below this a slot is given one task ahead.
+_MEDIUM_S = 0.5
 #: Tasks queued behind one that runs longer than this are given to another slot as well.
 _IMPATIENT_S = 1.0
 #: A slot that has closed its channel gets this long to end by itself.
@@ -121,15 +123,16 @@ class SlotPool:
         self._names = 0
         self._waiting: deque[Record] = deque()
         self._open: set[int] = set()
-        self._idle: list[_Slot] = []
+        self._idle: deque[_Slot] = deque()
         self._answers: list[Record] = []
         self._restarts = 0
         self._starting = 0
         self._stillborn = 0
         self._last_tail = ""
         self._low = 0
-        self._mean_s = 0.01
-        self._peak_s = 1.0
+        #: of recent evaluations, seconds; long until there is evidence.
+        self.mean_s = 1.0
+        self._peak_s = 1e3
         self._fatal: EvonasError | None = None
         self._next_sweep = 0.0
         self._next_memory = 0.0
@@ -222,9 +225,12 @@ class SlotPool:
         if not waiting or not idle:
             return
         chunk = 1
-        if self._mean_s < _FAST_S and self._peak_s < _CALM_S:
-            chunk = min(_MAX_CHUNK, max(1, int(_FAST_S / max(self._mean_s, 1e-6))))
-        self._low = chunk // 2
+        if self.mean_s < _FAST_S and self._peak_s < _CALM_S:
+            chunk = min(_MAX_CHUNK, max(1, int(_FAST_S / max(self.mean_s, 1e-6))))
+        # Evaluations of a fraction of a second: each slot has its next task before it has answered, so that
+        # answers may be taken several at a time. Longer ones wait for the first slot that is free.
+        ahead = self.mean_s < _MEDIUM_S and self._peak_s < _IMPATIENT_S
+        self._low = max(chunk // 2, int(ahead))
         now = monotonic()
         while waiting and idle:
             slot = idle.pop()
@@ -240,11 +246,16 @@ class SlotPool:
             slot.queue.extend(records)
             slot.out += wire.frame(wire.TASKS, wire.pack_records(records))
             self._flush(slot)
+            if len(slot.queue) <= self._low:
+                self._list(slot)
 
     def _list(self, slot: _Slot) -> None:
         if slot.ready and not slot.listed and not slot.verdict and not slot.hung_up:
             slot.listed = True
-            self._idle.append(slot)
+            if slot.queue:
+                self._idle.appendleft(slot)
+            else:
+                self._idle.append(slot)
 
     def _flush(self, slot: _Slot) -> None:
         try:
@@ -292,10 +303,12 @@ class SlotPool:
                 slot.queue.popleft()
                 slot.answered += 1
                 seconds = record[1]
-                self._mean_s += (seconds - self._mean_s) / 16
+                self.mean_s += (seconds - self.mean_s) / 16
                 self._peak_s = max(0.98 * self._peak_s, seconds)
                 self._answer(record)
             if len(slot.queue) <= self._low:
+                if not slot.queue:
+                    self._unlist(slot)
                 self._list(slot)
         elif kind == wire.READY:
             slot.ready = True
