@@ -211,10 +211,11 @@ class Conductor:
         if outcome.status == "lost":
             if outcome.attempt < self.settings.evaluation.attempts:
                 return base._replace(kind="attempt_lost", outcome="lost", reason=outcome.reason)
-            reason = f"lost {outcome.attempt} times, last: {outcome.reason}"
-            return base._replace(outcome="failed", stage="evaluation", reason=reason)
+            times = f"lost {outcome.attempt} times, last: {outcome.reason}"
+            return base._replace(outcome="failed", stage="evaluation", reason=times)
         scores = tuple(outcome.scores.get(p) for p in self.proxies)
-        status, reason = outcome.status, outcome.reason
+        status: str = outcome.status
+        reason: str | None = outcome.reason
         if status == "scored" and not all(s is not None and math.isfinite(s) for s in scores):
             status, reason = "failed", f"the evaluator gave scores {scores}, needed is a finite one per proxy"
         detail = pack({"reports": [asdict(r) for r in outcome.reports], "peak_rss": outcome.peak_rss})
