@@ -56,8 +56,8 @@ def fashion_mnist_small(path: Path | None = None) -> RawData:
     images = sheet.reshape(-1, SIDE, columns, SIDE).transpose(0, 2, 1, 3).reshape(count, 1, SIDE, SIDE)
     train = facts["train"]
     return RawData(
-        train=Split(images[:train], labels[:train]),
-        heldout=Split(images[train:], labels[train:]),
+        train=Split(images[:train], labels[:train].astype(np.int64)),
+        heldout=Split(images[train:], labels[train:].astype(np.int64)),
         classes=CLASSES,
         validation=0.2,
         source="fashion_mnist_small",

@@ -82,6 +82,6 @@ def _outside(module: nn.Module, sites: set[int], name: str = "") -> Iterator[tup
         yield from _outside(child, sites, f"{name}.{child_name}" if name else child_name)
 
 
-def _draw(weight: nn.Parameter, std: float, seed: int, name: str) -> None:
+def _draw(weight: torch.Tensor, std: float, seed: int, name: str) -> None:
     generator = torch.Generator().manual_seed(derive_seed("weight", seed, name))
     weight.normal_(0.0, std, generator=generator)

@@ -98,9 +98,9 @@ _PAPER_B: dict[str, Any] = {**_PAPER, "steps": 2000, "schedule": "constant"}
 
 SCALES: dict[str, dict[str, ProxySpec]] = {
     "tiny": {
-        "resnet": ProxySpec("resnet", 1 / 16, RESNET50, lr=0.1, strides=(1, 2, 1, 2, 2), **_TINY),
-        "mobilenet": ProxySpec("mobilenet", 1 / 4, _NINE, lr=0.05, strides=(1, 2, 2, 2, 1), **_TINY),
-        "efficientnet": ProxySpec("efficientnet", 1 / 4, _NINE, lr=0.05, strides=(1, 2, 2, 2, 1), **_TINY),
+        "resnet": ProxySpec("resnet", 1 / 16, RESNET50, lr=0.07, strides=(1, 2, 1, 2, 2), **_TINY),
+        "mobilenet": ProxySpec("mobilenet", 1 / 4, _NINE, lr=0.02, strides=(1, 2, 2, 2, 1), **_TINY),
+        "efficientnet": ProxySpec("efficientnet", 1 / 4, _NINE, lr=0.02, strides=(1, 2, 2, 2, 1), **_TINY),
     },
     "small": {
         "resnet": ProxySpec("resnet", 1 / 8, RESNET50, **_SMALL),

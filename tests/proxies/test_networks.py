@@ -26,7 +26,6 @@ def test_full_width_has_the_published_number_of_parameters(name):
     depth, count = PUBLISHED[name]
     with torch.device("meta"):
         network = getattr(networks, name)(ProxySpec(name, 1.0, depth, **FULL), nn.BatchNorm2d, 3, 1000)
-        assert network(torch.zeros(2, 3, 224, 224)).shape == (2, 1000)
     assert sum(p.numel() for p in network.parameters()) == count
 
 
@@ -116,12 +115,12 @@ def test_channel_affine_starts_as_the_identity():
 
 
 def test_a_layer_factory_must_return_a_module():
-    with pytest.raises(UsageError, match="make_layer returned function"):
+    with pytest.raises(UsageError, match=r"needed is a torch\.nn\.Module"):
         proxies.build(proxies.get("resnet"), lambda channels: torch.relu, 0)
 
 
 def test_unknown_names_scales_and_fields():
-    with pytest.raises(UsageError, match="known are resnet|known are"):
+    with pytest.raises(UsageError, match="unknown proxy 'resnext'"):
         proxies.get("resnext")
     with pytest.raises(UsageError, match="scale of proxy 'resnet' 'huge'"):
         proxies.get("resnet", "huge")

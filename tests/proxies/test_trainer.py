@@ -26,12 +26,13 @@ def _one_thread():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_same_seed_same_bits_in_one_go_or_in_pieces(name):
-    proxy = proxies.get(name, steps=8)
-    one, pieces, other = (proxies.Trainer(proxy, EvoNormB0, seed=s) for s in (3, 3, 4))
+    proxy = proxies.get(name, steps=4)
+    make = EvoNormB0 if name == "mobilenet" else bn(nn.ReLU)
+    one, pieces, other = (proxies.Trainer(proxy, make, seed=s) for s in (3, 3, 4))
     one.run()
-    for until in (1, 4, 8):
-        pieces.run(until)
-        pieces.validate()
+    pieces.run(1)
+    pieces.validate()
+    pieces.run(4)
     other.run()
     assert one.losses == pieces.losses
     assert one.losses != other.losses
@@ -94,25 +95,22 @@ def test_optimiser_follows_the_recipe():
     trainer = proxies.Trainer(proxy, bn(nn.ReLU))
     built = proxies.build(proxy, bn(nn.ReLU), 0)
     decayed = {id(p) for p in built.decayed()}
-    momentum: dict[int, torch.Tensor] = {}
+    momentum: dict[str, torch.Tensor] = {}
     for step in range(2):
-        images, labels = trainer._batches(step)
-        built.network.zero_grad()
-        nn.functional.cross_entropy(built.network(images), labels).backward()
+        trainer.run(step + 1)
+        trained = dict(trainer.network.named_parameters())
         with torch.no_grad():
-            for p in built.network.parameters():
-                g = p.grad + (0.01 * p if id(p) in decayed else 0)
-                m = momentum[id(p)] = g if step == 0 else 0.9 * momentum[id(p)] + g
+            for name, p in built.network.named_parameters():
+                g = trained[name].grad + (0.01 * p if id(p) in decayed else 0)
+                m = momentum[name] = g if step == 0 else 0.9 * momentum[name] + g
                 p -= 0.01 * (g + 0.9 * m)
-    trainer.run(2)
-    for a, b in zip(trainer.network.parameters(), built.network.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+                torch.testing.assert_close(trained[name], p, rtol=1e-5, atol=1e-7)
 
 
 def test_clipping_and_flipping_are_used():
     plain, clipped, flipped = (
         proxies.Trainer(proxies.get("resnet", steps=3, **changes), bn(nn.ReLU))
-        for changes in ({}, {"clip": 1e-9}, {"flip": True})
+        for changes in ({}, {"clip": 1e-9, "weight_decay": 0.0}, {"flip": True})
     )
     for trainer in (plain, clipped, flipped):
         trainer.run()
@@ -168,7 +166,7 @@ def test_stability_test_ascends_and_repeats():
 def test_stability_test_agrees_with_finite_differences():
     """The first ascent step raises the norm by lr * ||grad of norm||^2, to first order."""
     proxy = proxies.get("mobilenet")
-    rates = (1e-5, 2e-5)
+    rates = (1e-7, 2e-7)
     rises = []
     for lr in rates:
         norms = proxies.stability_test(proxy, bn(nn.SiLU), steps=1, lr=lr).norms
@@ -178,6 +176,7 @@ def test_stability_test_agrees_with_finite_differences():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_two_tests_separate_the_reference_layers(name):
     proxy = proxies.get(name)
