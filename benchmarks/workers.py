@@ -214,6 +214,7 @@ def compare(rounds: int, seconds: float, slots: int) -> dict[str, float]:
     pairs = (("ray", "raw_ray"), ("ray_batch64", "raw_ray_batch64"), ("local", "raw_ray"), ("local", "ray"))
     for a, b in pairs:
         result[f"{a}_to_{b}"] = statistics.median(x / y for x, y in zip(samples[a], samples[b], strict=True))
+        result[f"cpu_{a}_to_{b}"] = statistics.median(y / x for x, y in zip(cost[a], cost[b], strict=True))
     result.update({f"{name}_driver_growth_kib": value for name, value in growth.items()})
     return result
 
