@@ -1,0 +1,113 @@
+"""Runs the blocks of one page in order, in a folder of its own: ``python document_runner.py PAGE``.
+
+Python blocks share one namespace, console blocks run in bash. ``evonas search`` and ``evonas.search`` are the real
+ones with a tiny budget: the page says what a reader would type, the settings below make it take a second or two.
+"""
+
+from __future__ import annotations
+
+import doctest
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: One proxy-step or two per training instead of a hundred; every stage of the run still runs.
+TINY: dict[str, Any] = {
+    "search.candidates": 1,
+    "search.baselines": ["relu"],
+    "evaluation.quality": False,
+    "evaluation.stability": False,
+    "evaluation.changes": {"steps": 2, "batch": 8},
+    "rerank.seeds": 1,
+    "rerank.top": 1,
+    "rerank.control_top": 0,
+}
+TINY_FLAGS = (
+    "--candidates 1 --seed 0 --set search.baselines=relu --set evaluation.quality=false "
+    "--set evaluation.stability=false --set 'evaluation.changes={steps=2,batch=8}' "
+    "--set rerank.seeds=1 --set rerank.top=1 --set rerank.control_top=0"
+)
+_FENCE = re.compile(
+    r"(?:<!-- docs: (?P<mark>[^>]*?) -->\n+)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.S | re.M
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page. ``mark``: what the comment before it says, "" if there is none."""
+
+    language: str
+    text: str
+    mark: str
+    line: int
+
+
+def blocks(page: str) -> list[Block]:
+    """Every fenced block of a Markdown text."""
+    return [
+        Block(m["language"], m["text"], m["mark"] or "", page[: m.start("text")].count("\n"))
+        for m in _FENCE.finditer(page)
+    ]
+
+
+def commands(text: str) -> list[tuple[str, str]]:
+    """Of a console block: each command after "$ ", with the output that the page shows under it."""
+    found: list[tuple[str, str]] = []
+    parts = re.split(r"^\$ ", text, flags=re.M)
+    for part in parts[1:]:
+        lines = part.splitlines(keepends=True)
+        length = 1
+        while lines[length - 1].rstrip("\n").endswith("\\") and length < len(lines):
+            length += 1
+        found.append(("".join(lines[:length]), "".join(lines[length:])))
+    return found
+
+
+def shell(command: str) -> str:
+    """stdout of a command; ``SystemExit`` with everything that it said if it fails."""
+    done = subprocess.run(["bash", "-ec", command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"$ {command}exit code {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def shrink() -> None:
+    """Make ``evonas.search`` small."""
+    from evonas.run import api
+
+    real = api.search
+
+    def search(space: str = "norm_act", **given: Any) -> Any:
+        settings = {**given.pop("settings", {}), **TINY}
+        given.pop("candidates", None)
+        return real(space, settings=settings, **given)
+
+    api.search = search  # type: ignore[assignment]
+
+
+def run(name: str, page: str) -> None:
+    """Every block of the page that is not marked to be left out."""
+    names: dict[str, Any] = {"__name__": "__page__"}
+    same = doctest.OutputChecker().check_output
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    for block in blocks(page):
+        if block.mark.startswith("skip"):
+            continue
+        if block.language == "python":
+            code = compile("\n" * block.line + block.text, name, "exec")
+            exec(code, names)
+        elif block.language in ("bash", "sh"):
+            shell(block.text)
+        elif block.language == "console":
+            for command, shown in commands(block.text):
+                got = shell(command)
+                if shown.strip() and not same(shown, got, options):
+                    raise SystemExit(f"{name}:{block.line}: $ {command}shows\n{shown}\nbut printed\n{got}")
+
+
+if __name__ == "__main__":
+    shrink()
+    run(sys.argv[1], Path(sys.argv[1]).read_text(encoding="utf-8"))
