@@ -38,7 +38,7 @@ def _nodes(space: Space, below: int, words: Sequence[int]) -> bytes:
     """Consecutive nodes from two words each, the first with arguments in [0, below)."""
     table, arities, distinct = space.draw_table, space.arities, space.options.distinct_inputs
     size = len(table)
-    out = []
+    out: list[int] = []
     at = iter(words)
     for which, arguments in zip(at, at, strict=True):
         code = table[which * size >> 32]

@@ -31,7 +31,7 @@ class Operation(NamedTuple):
     """A concrete operation: a primitive with, for a moment, its index set."""
 
     op: str
-    index: IndexSet | None
+    index: IndexSet | None  # type: ignore[assignment]  # hides tuple.index
     arity: int
 
     def __str__(self) -> str:

@@ -39,7 +39,7 @@ class _Pattern(NamedTuple):
     op: str
     leaf: str = ""
     args: tuple[_Pattern, ...] = ()
-    index: str | None = None
+    index: str | None = None  # type: ignore[assignment]  # hides tuple.index
 
 
 def _compile(text: str) -> _Pattern:
@@ -52,7 +52,7 @@ def _compile(text: str) -> _Pattern:
             return _Pattern("", literal_name(node.value))  # type: ignore[arg-type]
         if isinstance(node, ast.UnaryOp):
             if isinstance(node.operand, ast.Constant):
-                return _Pattern("", literal_name(-node.operand.value))  # type: ignore[operator]
+                return _Pattern("", literal_name(-node.operand.value))  # type: ignore[operator, arg-type]
             return _Pattern("neg", args=(read(node.operand),))
         if isinstance(node, ast.BinOp):
             op = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}[type(node.op)]

@@ -42,14 +42,13 @@ def cost(
     graph = graph.active()
     varies: list[frozenset[str]] = []
     for leaf in graph.leaves:
-        dims = set(where.dims) if leaf == "x" else {"g", "k"} if leaf in VECTOR_LEAVES else set()
-        varies.append(frozenset(dims))
+        varies.append(frozenset(where.dims if leaf == "x" else ("g", "k") if leaf in VECTOR_LEAVES else ()))
     full = math.prod(shape)
     flops, eager = 2 * full, 2 * full  # the affine: one product, one sum; one read, one write
     for _, (op, args, index) in graph.operations():
         primitive = primitives.get(op)
         read = [_count(varies[a], sizes) for a in args]
-        dims = frozenset().union(*(varies[a] for a in args))
+        dims: frozenset[str] = frozenset().union(*(varies[a] for a in args))
         work = _count(dims, sizes)
         if index is not None:
             dims -= where.covered(index)

@@ -24,7 +24,7 @@ class Node(NamedTuple):
 
     op: str
     args: tuple[int, ...]
-    index: IndexSet | None = None
+    index: IndexSet | None = None  # type: ignore[assignment]  # hides tuple.index
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +162,9 @@ class GraphBuilder:
         first = len(self._leaves)
 
         def number(handle: object) -> int:
-            kind, what = handle  # type: ignore[misc]
-            return self._leaves.index(what) if kind == "leaf" else first + what
+            assert isinstance(handle, tuple)
+            what = handle[1]
+            return self._leaves.index(what) if isinstance(what, str) else first + what
 
         nodes = tuple(Node(op, tuple(number(a) for a in args), index) for op, args, index in self._nodes)
         return Graph(tuple(self._leaves), nodes, number(output))

@@ -7,6 +7,7 @@ exports and kernels are held against.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,9 @@ class GraphLayer(nn.Module):
             an input of the wrong shape.
     """
 
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+
     def __init__(
         self,
         graph: Graph,
@@ -80,7 +84,7 @@ class GraphLayer(nn.Module):
         self.groups = channels // group_size if group_size else resolve_groups(channels, groups)
         self.eps = eps
         self.momentum = momentum
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         for name, value in (("v0", 0.0), ("v1", 1.0)):
             used = name in graph.leaves
             self.register_parameter(

@@ -28,6 +28,21 @@ def test_latex_is_balanced_and_names_what_is_used(graph):
     assert ("x" in graph.active().leaves) <= ("x" in text)
 
 
+def test_latex_by_hand():
+    s0 = r"\frac{x \cdot \sigma\left(v_1 \cdot x\right)}{s_{w,h,c/g}\left(x\right)}"
+    assert format_latex(Graph.parse("x * sigmoid(v1 * x) / std[w,h,c/g](x)")) == s0
+    assert format_latex(Graph.parse("-(x - v0) * 2.5e-7")) == r"-\left(x - v_0\right) \cdot 2.5 \cdot 10^{-7}"
+
+
+def test_deeply_shared_parts_do_not_blow_up():
+    nodes = [Node("add", (0, 0))] + [Node("mul", (i, i)) for i in range(1, 60)]
+    graph = Graph(("x",), tuple(nodes), 60)
+    assert len(str(graph)) < 2000
+    assert len(format_latex(graph)) < 3000
+    assert r"t_{1} = x + x" in format_latex(graph)
+    assert len(canonical(graph)) == 60
+
+
 @pytest.mark.parametrize("name", ZOO)
 def test_zoo_formulas_are_stable(name):
     text = str(Graph.parse(ZOO[name].formula))

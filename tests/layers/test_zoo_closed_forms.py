@@ -134,7 +134,7 @@ def test_b0_shape_of_the_function():
 def test_s0_and_gn_swish_differ_by_centring_alone():
     x = torch.randn(64, 32, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     s0, gn = (named_layer(n).module(32, groups=8).double()(x) for n in ("evonorm_s0", "gn_silu"))
-    assert float((s0 - gn).abs().mean() / gn.abs().mean()) == pytest.approx(0.07, abs=0.02)
+    assert ((s0 - gn).abs().mean() / gn.abs().mean()).item() == pytest.approx(0.07, abs=0.02)
 
 
 @pytest.mark.parametrize("name", [n for n in ZOO if "bn" not in n and "_b" not in n])
