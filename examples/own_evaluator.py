@@ -28,7 +28,9 @@ class Apart:
         layer = as_function(Graph.parse(task.formula), NCHW)
         scores = {name: self.score(layer, depth, task.seed) for name, depth in DEPTHS.items()}
         if not all(np.isfinite(list(scores.values()))):
-            return Outcome(task.candidate, "rejected", attempt=task.attempt, stage="apart", reason="not finite")
+            return Outcome(
+                task.candidate, "rejected", attempt=task.attempt, stage="apart", reason="not finite"
+            )
         return Outcome(task.candidate, "scored", attempt=task.attempt, scores=scores)
 
     def score(self, layer, depth, seed):

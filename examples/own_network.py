@@ -1,8 +1,8 @@
 """A network of your own as a proxy: a plain stack of convolutions.
 
-    evonas list proxies --plugin examples/own_network.py
-    evonas search --space norm_act --plugin examples/own_network.py --proxies plain_stack
-    python examples/own_network.py
+evonas list proxies --plugin examples/own_network.py
+evonas search --space norm_act --plugin examples/own_network.py --proxies plain_stack
+python examples/own_network.py
 """
 
 from evonas.proxies import ProxySpec, proxy

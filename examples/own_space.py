@@ -1,8 +1,8 @@
 """A search space of your own: layers without sigmoid, tanh, exp and log, over two index sets.
 
-    evonas list spaces --plugin examples/own_space.py
-    evonas search --space cheap_norm_act --plugin examples/own_space.py
-    python examples/own_space.py
+evonas list spaces --plugin examples/own_space.py
+evonas search --space cheap_norm_act --plugin examples/own_space.py
+python examples/own_space.py
 """
 
 from evonas.search_spaces import SpaceOptions, get, space

@@ -1,7 +1,7 @@
 """A search from Python, and what can be read from a run.
 
-    python examples/search_from_python.py
-    python examples/search_from_python.py --candidates 40 --workers 2
+python examples/search_from_python.py
+python examples/search_from_python.py --candidates 40 --workers 2
 """
 
 import argparse

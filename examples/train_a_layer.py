@@ -1,7 +1,7 @@
 """A layer in a network of your own, and layers compared on a proxy with the same weights, data and budget.
 
-    python examples/train_a_layer.py
-    python examples/train_a_layer.py --steps 120 evonorm_s0 gn_relu relu "x * tanh(v1 * x) / rms[w,h](x)"
+python examples/train_a_layer.py
+python examples/train_a_layer.py --steps 120 evonorm_s0 gn_relu relu "x * tanh(v1 * x) / rms[w,h](x)"
 """
 
 import argparse

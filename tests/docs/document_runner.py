@@ -20,14 +20,14 @@ TINY: dict[str, Any] = {
     "search.baselines": ["relu"],
     "evaluation.quality": False,
     "evaluation.stability": False,
-    "evaluation.changes": {"steps": 2, "batch": 8},
+    "evaluation.changes": {"steps": 2, "batch": 8, "lr": 0.001},
     "rerank.seeds": 1,
     "rerank.top": 1,
     "rerank.control_top": 0,
 }
 TINY_FLAGS = (
     "--candidates 1 --seed 0 --set search.baselines=relu --set evaluation.quality=false "
-    "--set evaluation.stability=false --set 'evaluation.changes={steps=2,batch=8}' "
+    "--set evaluation.stability=false --set 'evaluation.changes={steps=2,batch=8,lr=0.001}' "
     "--set rerank.seeds=1 --set rerank.top=1 --set rerank.control_top=0"
 )
 _FENCE = re.compile(

@@ -16,11 +16,6 @@ from evonas.run.settings import Settings
 ROOT = Path(__file__).parents[2]
 DOCS = sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))
 PAGES = ["README.md", "CONTRIBUTING.md", "runs/README.md", *DOCS]
-    "README.md",
-    "CONTRIBUTING.md",
-    "runs/README.md",
-    *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
-]
 RUNNER = str(Path(__file__).with_name("document_runner.py"))
 READERS = ("pandas", "polars", "duckdb")
 #: What a block may be left out for: it takes long, needs a network, a second machine, or a package we do not need.
