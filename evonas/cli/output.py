@@ -1,0 +1,141 @@
+"""Where output goes: results and JSON documents on stdout, narration and panels on stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+#: Columns of output that goes to a file or a pipe, where there is no terminal to ask.
+PLAIN_WIDTH = 160
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that is plain text in a file, a pipe, a dumb terminal or under NO_COLOR."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    live = stream.isatty() and os.environ.get("TERM") != "dumb"
+    return Console(
+        file=stream,
+        stderr=stderr,
+        force_terminal=live,
+        no_color=True if "NO_COLOR" in os.environ or not live else None,
+        width=None if stream.isatty() else PLAIN_WIDTH,
+        soft_wrap=False,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+def emit(*things: Any) -> None:
+    """Print tables and texts on stdout, without the blanks that rich leaves at the ends of lines."""
+    out = console()
+    with out.capture() as captured:
+        for thing in things:
+            out.print(thing)
+    text = captured.get()
+    print("\n".join(line.rstrip() for line in text.splitlines()))
+
+
+def is_live(stream: Any = None) -> bool:
+    """Whether a panel may be drawn on the stream (stderr by default)."""
+    stream = sys.stderr if stream is None else stream
+    return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
+
+
+def document(verb: str, content: Mapping[str, Any]) -> None:
+    """Print the JSON document of a verb: one object with its schema first, NaN and infinities as null."""
+    print(json.dumps({"schema": f"evonas.{verb}/1", **plain(content)}, indent=2, ensure_ascii=False))
+
+
+def plain(value: Any) -> Any:
+    """A value that JSON holds: tuples as lists, bytes as hex, numbers that are not finite as null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(v) for v in value]
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if isinstance(value, (str, int, bool, type(None))) else str(value)
+
+
+def table(
+    title: str | None,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    right: Sequence[str] = (),
+    fold: Sequence[str] = (),
+) -> Table:
+    """A table with light rules. ``right``: columns of numbers. ``fold``: columns that wrap rather than cut."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(
+        title=title,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        pad_edge=False,
+        title_style="bold",
+        expand=False,
+    )
+    for name in columns:
+        made.add_column(
+            name,
+            justify="right" if name in right else "left",
+            overflow="fold",
+            no_wrap=name not in fold,
+        )
+    for row in rows:
+        made.add_row(*[Text("" if v is None else str(v)) for v in row])
+    return made
+
+
+def score(value: float | None) -> str:
+    """An accuracy with three decimals, "-" where there is none."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def spread(mean: float | None, std: float | None, *, sign: bool = False) -> str:
+    """mean ± std; the spread is left out where one seed gives none."""
+    if mean is None or not math.isfinite(mean):
+        return "-"
+    text = f"{mean:+.3f}" if sign else f"{mean:.3f}"
+    return text if std is None else f"{text} ± {std:.3f}"
+
+
+def seconds(value: float | None) -> str:
+    """A duration in words: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
+    if value is None or not math.isfinite(value):
+        return "unknown"
+    if value < 10:
+        return f"{value:.1f} s"
+    total = round(value)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60} s" if total % 60 else f"{total // 60} min"
+    if total < 86400:
+        return f"{total // 3600} h {total % 3600 // 60} min"
+    return f"{total // 86400} d {total % 86400 // 3600} h"
+
+
+def size(count: float) -> str:
+    """Bytes in binary units."""
+    for unit in ("B", "KiB", "MiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

@@ -1,0 +1,117 @@
+"""`show`: one layer, by name, formula, file or as a candidate of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evonas.cli.drawing import draw, nodes
+from evonas.cli.history import History, print_history
+from evonas.cli.output import document, emit, size
+from evonas.cli.values import shape as read_shape
+from evonas.graph import fingerprint
+from evonas.graph.fingerprint import TOLERANCE
+from evonas.layers.layer import Layer, named_layer, resolve_layer
+from evonas.layers.zoo import ZOO
+from evonas.run.run import Run
+from evonas.run.session import load_all_plugins
+
+_WORDS = {
+    "batch_independent": ("independent of the batch", "depends on the other samples of the batch"),
+    "scale_invariant": ("invariant to the scale of x", None),
+    "shift_invariant": ("invariant to a shift of x", None),
+    "bounded": ("bounded", None),
+    "finite": ("finite up to |x| = 1e4", "not finite for large x"),
+    "zero_preserving": ("maps 0 to 0", None),
+    "varies_over_space": (None, "constant over space"),
+    "depends_on_x": (None, "does not depend on x"),
+}
+
+
+def show(
+    target: str,
+    candidate: str | None,
+    *,
+    shape: str | None,
+    plugins: Sequence[str],
+    runs: str,
+    json: bool,
+) -> int:
+    """Print everything that is known of a layer without training it.
+
+    Raises:
+        UsageError, FormulaError, PluginError: see ``resolve_layer``, ``Run`` and ``load_plugins``.
+    """
+    from evonas.plugins import describe_plugins
+
+    load_all_plugins(describe_plugins(plugins))
+    history: History | None = None
+    if candidate is not None or (Path(target) / "run.json").is_file():
+        history = History(Run(target, runs), candidate or "best")
+        layer = history.layer()
+    else:
+        layer = resolve_layer(target)
+    sizes = read_shape(shape or ("1,64,56,56" if layer.layout == "nchw" else "1,128,64"), layer.layout)
+    content = describe(layer, sizes)
+    if history is not None:
+        content["history"] = history.content()
+    if json:
+        document("show", content)
+        return 0
+    _print(layer, content)
+    if history is not None:
+        print_history(history)
+    return 0
+
+
+def describe(layer: Layer, sizes: tuple[int, ...]) -> dict[str, Any]:
+    """Plain values of the JSON document."""
+    return {
+        "name": layer.name,
+        "formula": layer.formula,
+        "canonical": str(layer.canonical),
+        "latex": layer.latex,
+        "digest": layer.digest,
+        "layout": layer.layout,
+        "source": layer.source or None,
+        "same_as": same_as(layer),
+        "properties": asdict(layer.properties()),
+        "cost": asdict(layer.cost(sizes)),
+        "nodes": nodes(layer.graph),
+    }
+
+
+def same_as(layer: Layer) -> list[str]:
+    """Names of the layers of the zoo that are the same function as far as the probes can tell."""
+    if layer.layout != "nchw":
+        return []
+    mine = fingerprint(layer.graph)
+    return [n for n in ZOO if fingerprint(named_layer(n).graph).distance(mine) <= TOLERANCE]
+
+
+def _print(layer: Layer, content: dict[str, Any]) -> None:
+    properties, cost = content["properties"], content["cost"]
+    words = [pair[0 if properties[key] else 1] for key, pair in _WORDS.items()]
+    indices = ["[" + ",".join(i) + "]" for i in properties["index_sets"]]
+    lines = [
+        ("layer", layer.name if layer.name != "layer" else None),
+        ("source", content["source"]),
+        ("formula", content["formula"]),
+        ("canonical", content["canonical"] if content["canonical"] != content["formula"] else None),
+        ("LaTeX", content["latex"]),
+        ("digest", content["digest"]),
+        ("same as", ", ".join(n for n in content["same_as"] if n != layer.name) or None),
+        ("properties", "; ".join(w for w in words if w)),
+        ("statistics", ", ".join(indices) or "none"),
+        ("trainable", ", ".join([*properties["vectors"], "affine"]) + " per channel"),
+        ("structure", f"{properties['operations']} operations, depth {properties['depth']}"),
+        ("cost", f"{cost['flops']:,} operations on {'x'.join(map(str, cost['shape']))} float32, "
+                 f"{size(cost['bytes_fused'])} moved if fused, {size(cost['bytes_eager'])} if not, "
+                 f"{cost['parameters']:,} parameters"),
+    ]  # fmt: skip
+    for name, value in lines:
+        if value is not None:
+            print(f"{name:<11} {value}")
+    emit("", draw(layer.graph))

@@ -1,0 +1,113 @@
+"""The tables that several verbs print: the front, the re-ranking, the funnel, and the verdict in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from evonas.cli.output import score, seconds, spread, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from evonas.run.funnel_table import FunnelTable
+
+_CHEAP = ("structural", "duplicate", "probe")
+
+
+def score_table(title: str, rows: Iterable[Mapping[str, Any]], proxies: Sequence[str]) -> Table:
+    """Candidates with their validation accuracies; ``rows`` as ``Run.scored`` gives them."""
+    lines = [
+        (r["candidate"], *[score(r["scores"].get(p)) for p in proxies], score(r["mean"]), r["formula"])
+        for r in rows
+    ]
+    numbers = ["id", *proxies, "mean"]
+    return table(title, [*numbers, "formula"], lines, right=numbers, fold=["formula"])
+
+
+def ranking_table(ranking: Sequence[Mapping[str, Any]], proxies: Sequence[str]) -> Table:
+    """The re-ranking: held-out accuracy, mean ± standard deviation over fresh seeds."""
+    lines = []
+    for row in ranking:
+        versus = row["versus"]
+        difference = "" if versus is None else spread(versus["mean"], versus["std"], sign=True)
+        cells = [spread(*row["per_proxy"].get(p, (None, None))) for p in proxies]
+        lines.append(
+            (row["name"], row["n"], spread(row["mean"], row["std"]), difference, *cells, row["formula"])
+        )
+    best = next((r["versus"]["name"] for r in ranking if r["versus"]), None)
+    against = f"vs {best}" if best else "vs baseline"
+    columns = ["layer", "n", "mean", against, *proxies, "formula"]
+    title = "Re-ranking: held-out accuracy on fresh seeds, mean ± standard deviation"
+    return table(title, columns, lines, right=columns[1:-1], fold=["formula"])
+
+
+def funnel_table(funnel: FunnelTable, title: str = "Funnel") -> Table:
+    """Per arm and stage: in, rejected, out, work time, the most frequent reason."""
+    lines = []
+    for row in funnel.rows():
+        top = next(iter(row["reasons"].items()), None)
+        reason = f"{top[0]} ({top[1]})" if top else ""
+        share = f"{row['rejected'] / row['in']:.0%}" if row["in"] else ""
+        spent = "" if row["stage"] in _CHEAP else seconds(row["seconds"])
+        lines.append((row["arm"], row["stage"], row["in"], row["rejected"], share, row["out"], spent, reason))
+    columns = ["arm", "stage", "in", "rejected", "share", "out", "work time", "top reason"]
+    return table(title, columns, lines, right=["in", "rejected", "share", "out", "work time"])
+
+
+def verdict(ranking: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How the best layer found stands against plain ReLU, the best baseline and the control, in words.
+
+    "above" and "below" are said where the difference of the means is larger than its standard deviation: over
+    the seeds that both share where the ranking has it (the best baseline), else the two layers' own, combined.
+    Everything else is "within the spread". It describes these few trainings, it is not a test.
+    """
+    ranked = [r for r in ranking if r["mean"] is not None]
+    found = next((r for r in ranked if r["arm"] == "search"), None)
+    if found is None:
+        return []
+    lines = [
+        f"Best layer found: {found['name']}, {spread(found['mean'], found['std'])} over {found['n']} seeds."
+    ]
+    baselines = [r for r in ranked if r["arm"] == "baseline"]
+    rivals = [
+        ("plain ReLU without norm", next((r for r in baselines if r["name"] == "relu"), None)),
+        ("the best baseline", next(iter(baselines), None)),
+        ("random search (the control)", next((r for r in ranked if r["arm"] == "control"), None)),
+    ]
+    for words, rival in rivals:
+        if rival is not None:
+            lines.append(f"  {_compare(found, rival)} {words}{_named(words, rival)}.")
+            if rival["name"] == "relu":
+                lines[-1] = lines[-1][:-1] + f"; {_proxies_above(found, rival)}."
+    return lines
+
+
+def _named(words: str, rival: Mapping[str, Any]) -> str:
+    return "" if rival["name"] == "relu" and "ReLU" in words else f", {rival['name']}"
+
+
+def _compare(found: Mapping[str, Any], rival: Mapping[str, Any]) -> str:
+    difference = found["mean"] - rival["mean"]
+    paired = found["versus"]
+    if paired and paired["name"] == rival["name"] and paired["n"] == found["n"] and paired["std"] is not None:
+        return _placed(difference, paired["std"])
+    if found["std"] is None or rival["std"] is None:
+        side = "above" if difference > 0 else "below" if difference < 0 else "level with"
+        return f"{difference:+.3f}: {side} (one seed, no spread known)"
+    return _placed(difference, (found["std"] ** 2 + rival["std"] ** 2) ** 0.5)
+
+
+def _placed(difference: float, deviation: float) -> str:
+    words = "above" if difference > 0 else "below"
+    if abs(difference) <= deviation:
+        words = "within the spread of"
+    return f"{difference:+.3f} ± {deviation:.3f}: {words}"
+
+
+def _proxies_above(found: Mapping[str, Any], rival: Mapping[str, Any]) -> str:
+    pairs = [(found["per_proxy"][p][0], rival["per_proxy"][p][0]) for p in found["per_proxy"]]
+    above = sum(a is not None and b is not None and a > b for a, b in pairs)
+    if above == len(pairs):
+        return f"better on every proxy ({above} of {above})"
+    return f"better on {above} of {len(pairs)} proxies"

@@ -1,0 +1,98 @@
+"""`top`: the Pareto front and the re-ranking of a run, or the scored candidates of an arm."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evonas.cli.output import document, emit
+from evonas.cli.progress import Progress, read_progress
+from evonas.cli.tables import ranking_table, score_table, verdict
+from evonas.errors import unknown_name
+from evonas.run.run import Run
+
+ARMS = ("search", "control", "baseline", "all")
+FORMATS = ("table", "json", "csv")
+
+
+def top(spec: str, root: str, *, arm: str | None, limit: int, sort: str, style: str) -> int:
+    """Print the best layers of a run.
+
+    Args:
+        arm: None for the front of the search.
+        sort: "mean" or a proxy's name, best first.
+
+    Raises:
+        UsageError: no such run, arm, proxy or format.
+    """
+    if style not in FORMATS:
+        raise unknown_name("format", style, FORMATS)
+    if arm is not None and arm not in ARMS:
+        raise unknown_name("arm", arm, ARMS)
+    run = Run(spec, root)
+    if sort not in ("mean", *run.proxies):
+        raise unknown_name("order", sort, ("mean", *run.proxies))
+    progress = read_progress(run.directory.config, run.events())
+    rows = _rows(progress, arm)
+    rows.sort(key=lambda r: (-(r["mean"] if sort == "mean" else r["scores"][sort]), r["candidate"]))
+    ranking = progress.ranking if arm is None else []
+    shown = rows[:limit]
+    if style == "json":
+        document(
+            "top",
+            {"run": str(run.path), "status": run.status, "arm": arm or "front", "sort": sort,
+             "proxies": list(run.proxies), "total": len(rows), "candidates": shown, "ranking": ranking,
+             "verdict": verdict(ranking)},
+        )  # fmt: skip
+    elif style == "csv":
+        _write_csv(shown, run.proxies)
+    else:
+        _print(run, arm, rows, shown, ranking)
+    return 0
+
+
+def _rows(progress: Progress, arm: str | None) -> list[dict[str, Any]]:
+    if arm is None:
+        found = progress.front()
+    else:
+        found = [
+            r
+            for a in (("search", "control", "baseline") if arm == "all" else (arm,))
+            for r in progress.scored[a]
+        ]
+    rows = [r.to_dict(progress.proxies) for r in found]
+    for row in rows:
+        if row["candidate"] in progress.names:
+            row["name"] = progress.names[row["candidate"]]
+    return rows
+
+
+def _print(
+    run: Run,
+    arm: str | None,
+    rows: Sequence[Mapping[str, Any]],
+    shown: Sequence[Mapping[str, Any]],
+    ranking: Sequence[Mapping[str, Any]],
+) -> None:
+    what = "Pareto front of the search" if arm is None else f"Scored candidates, {arm}"
+    if not rows:
+        print(f"{run.path}: nothing scored yet ({run.status})")
+        return
+    cut = f", the best {len(shown)} of {len(rows)}" if len(shown) < len(rows) else f", {len(rows)}"
+    named = [
+        {**r, "formula": f"{r['formula']}   ({r['name']})" if "name" in r else r["formula"]} for r in shown
+    ]
+    emit(score_table(f"{what}{cut}; validation accuracy", named, run.proxies))
+    if ranking:
+        emit(ranking_table(ranking, run.proxies), *verdict(ranking))
+
+
+def _write_csv(rows: Sequence[Mapping[str, Any]], proxies: Sequence[str]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["candidate", "arm", *proxies, "mean", "formula"])
+    for row in rows:
+        writer.writerow(
+            [row["candidate"], row["arm"], *[row["scores"][p] for p in proxies], row["mean"], row["formula"]]
+        )
