@@ -6,8 +6,8 @@ size one and broadcast. This is the reference: numpy in the search core, torch i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -131,10 +131,22 @@ def backward(graph: Graph, values: Sequence[Array], g: Array, ops: ArrayOps) -> 
 
 def reduce_to_vector(adjoint: Array, shape: Sequence[int], layout: Layout, offset: int = 0) -> Array:
     """Sum an expanded adjoint over all axes but the channels: the gradient of a per-channel vector."""
-    kept = {p + offset for p in layout.channel_dims}
-    axes = tuple(p for p in range(offset, len(shape)) if p not in kept)
-    repeats = math.prod(n for p, n in enumerate(shape) if p in axes and adjoint.shape[p] == 1)
-    full = [n if p in kept or p < offset else 1 for p, n in enumerate(shape)]
+    axes, reduced = _vector_axes(tuple(shape), layout.channel_dims, offset)
+    repeats = 1
+    for p in axes:
+        if adjoint.shape[p] == 1:
+            repeats *= shape[p]
     if isinstance(adjoint, np.ndarray):
-        return np.broadcast_to(np.add.reduce(adjoint, axis=axes, keepdims=True) * repeats, full)
-    return (adjoint.sum(axes, keepdim=True) * repeats).expand(full)
+        total = np.add.reduce(adjoint, axis=axes, keepdims=True) * repeats
+        return total if total.shape == reduced else np.broadcast_to(total, reduced)
+    return (adjoint.sum(axes, keepdim=True) * repeats).expand(reduced)
+
+
+@lru_cache(maxsize=64)
+def _vector_axes(
+    shape: tuple[int, ...], channel_dims: tuple[int, int], offset: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Axes to sum for a per-channel vector, and the shape that is left."""
+    kept = {p + offset for p in channel_dims} | set(range(offset))
+    axes = tuple(p for p in range(len(shape)) if p not in kept)
+    return axes, tuple(n if p in kept else 1 for p, n in enumerate(shape))

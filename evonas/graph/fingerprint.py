@@ -131,16 +131,17 @@ def observe(graph: Graph, probe: Probe) -> Observation:
                 summed = flat[at : at + vector_size].reshape(probe.leaves[leaf].shape)
                 summed[...] = reduce_to_vector(adjoints[leaf], shape, probe.layout, 1)
         size = np.abs(flat)
-        regular = size < _HUGE  # False for NaN too
         structure = b""
-        if not regular.all():
+        if not size.max() < _HUGE:  # true for NaN too
+            regular = size < _HUGE
             kind = np.where(regular, 0, np.where(np.isnan(flat), 1, np.where(flat > 0, 2, 3))).astype(
                 np.uint8
             )
             structure = hashlib.blake2b(kind.tobytes(), digest_size=8).digest()
             flat = np.where(regular, flat, 0.0)
             size = np.abs(flat)
-        vector = (flat / (1.0 + size)) @ probe.projection
+        size += 1.0
+        vector = np.divide(flat, size, out=size) @ probe.projection
     return Observation(y, dx, Fingerprint(structure, vector))
 
 
