@@ -87,10 +87,12 @@ class Watch:
         if best is not None:
             parts.append(f"best {best.mean:.3f}")
         left = self.time_left()
-        if left is not None and not p.ended:
-            parts.append(f"about {seconds(left)} left")
         if p.stopping == "interrupt":
             parts.append("draining: what is in flight comes back, nothing new goes out")
+        elif p.stopping == "rerank":
+            parts.append("time is up: what is in flight comes back")
+        elif left is not None and not p.ended:
+            parts.append(f"about {seconds(left)} left" + (", no new candidates" if p.stopping else ""))
         return "; ".join(parts)
 
     def say(self, text: str) -> None:
@@ -131,8 +133,7 @@ class Panel(Watch):
 
         self._console = console(stderr=True)
         self._drawn = 0.0
-        self._live = Live(console=self._console, auto_refresh=False, transient=True)
-        self._live.start()
+        self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stdout=False)
 
     def tick(self, driver: Driver) -> None:
         """Draw, at most four times a second."""
@@ -140,6 +141,7 @@ class Panel(Watch):
         now = time.monotonic()
         if now - self._drawn >= REFRESH:
             self._drawn = now
+            self._live.start()
             self._live.update(self.render(), refresh=True)
 
     def render(self) -> RenderableType:

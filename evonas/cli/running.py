@@ -95,7 +95,12 @@ def search(
     )  # fmt: skip
     if dry_run:
         from evonas.cli.dry_run import dry_run as show_plan
+        from evonas.errors import UsageError
 
+        if resume is not None:
+            raise UsageError(
+                "--dry-run plans a new run", hint=f"evonas status {resume} shows what is left of one"
+            )
         return show_plan(request)
     return begin(request) if resume is None else go_on(request, resume)
 

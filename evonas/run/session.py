@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,12 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 from evonas import search_spaces
-from evonas.errors import EvonasError, UsageError, VerificationError, unknown_name
+from evonas.errors import EnvironmentUnusable, EvonasError, UsageError, VerificationError, unknown_name
 from evonas.evaluation.protocol import EvaluatorSpec
 from evonas.evolution import strategy_names, strategy_options
 from evonas.layers.layer import resolve_layer
 from evonas.plugins import describe_plugins, load_entry_points, load_plugins
-from evonas.run.backends import make_backend
+from evonas.run.backends import KINDS, make_backend
 from evonas.run.candidates import write_candidates
 from evonas.run.conductor import Conductor
 from evonas.run.directory import RunDirectory
@@ -52,6 +53,8 @@ def check_settings(settings: Settings) -> Space:
         UsageError, FormulaError, DataError, PluginError: what does not exist or does not fit.
     """
     settings.check()
+    if settings.workers.backend not in KINDS:
+        raise unknown_name("backend", settings.workers.backend, KINDS)
     space = build_space(settings)
     strategy_options(settings.search.strategy, settings.strategy)
     if settings.search.control not in ("none", *strategy_names()):
@@ -67,10 +70,25 @@ def check_settings(settings: Settings) -> Space:
     return space
 
 
+def _check_device(device: str, address: str | None) -> None:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UsageError(f"unknown device {device!r}", hint="use --device cpu, cuda or cuda:0")
+    if device == "cpu" or address:  # what a cluster has is seen there
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise EnvironmentUnusable(
+            f"device {device!r} is not usable: torch {torch.__version__} sees no GPU",
+            hint="use --device cpu, or ask `evonas doctor`",
+        )
+
+
 def _check_proxies(settings: Settings) -> None:
     from evonas import data, proxies
 
     evaluation = settings.evaluation
+    _check_device(evaluation.device, settings.workers.address)
     load_entry_points("evonas.proxies")
     load_entry_points("evonas.datasets")
     for name in evaluation.proxies:

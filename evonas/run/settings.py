@@ -131,7 +131,7 @@ class Settings:
         values: dict[str, Any] = {}
         for section, given in data.items():
             if section == "plugins":
-                values[section] = tuple(dict(p) for p in given)
+                values[section] = _plugins(given)
                 continue
             if section not in _SECTIONS:
                 raise unknown_name("section", section, _SECTIONS)
@@ -168,6 +168,18 @@ _SECTIONS: dict[str, type | None] = {
     for f in fields(Settings)
     if f.name != "plugins"
 }
+
+
+def _plugins(given: Any) -> tuple[dict[str, str], ...]:
+    """Plug-ins as {path, sha256}; a path alone is one whose digest is not recorded yet."""
+    entries = (
+        [{"path": p} if isinstance(p, str) else p for p in given]
+        if isinstance(given, (list, tuple))
+        else [None]
+    )
+    if not all(isinstance(p, Mapping) and isinstance(p.get("path"), str) for p in entries):
+        raise UsageError(f"plugins = {given!r} does not fit", hint='write plugins = ["path/to/file.py"]')
+    return tuple({str(k): str(v) for k, v in p.items()} for p in entries if p is not None)
 
 
 def _at_least(name: str, value: float, low: float) -> None:
@@ -210,9 +222,14 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
         return float(value)
     elif isinstance(value, target) and not (target is int and isinstance(value, bool)):
         return value
-    words = {"tuple": "a list of names", "Mapping": "a table"}.get(
-        getattr(origin, "__name__", ""), origin.__name__
-    )
+    words = {
+        "tuple": "a list of names",
+        "Mapping": "a table",
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "str": "a text",
+    }.get(getattr(origin, "__name__", ""), origin.__name__)
     raise UsageError(f"{name} = {value!r} does not fit", hint=f"needed is {words}")
 
 
@@ -250,7 +267,8 @@ def resolve(
         place = values.setdefault(section, {})
         *path, last = name.split(".")
         for part in path:
-            place = place.setdefault(part, {})
+            place[part] = dict(place[part]) if isinstance(place.get(part), Mapping) else {}
+            place = place[part]
         place[last] = value
         origins[key] = origin
 
@@ -261,6 +279,9 @@ def resolve(
         values[section] = dict(table)
     if file is not None:
         for section, table in load_toml(Path(file)).items():
+            if section == "plugins":  # the config.toml of a run is a configuration file too
+                values["plugins"] = table
+                continue
             if not isinstance(table, Mapping):
                 raise UsageError(
                     f"{file}: {section} stands outside a table", hint="put keys under [search], [space], ..."

@@ -1,0 +1,273 @@
+"""What a search will do and cost, before anything of it is made. No torch is imported unless steps are timed."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from evonas.run.settings import Settings
+from evonas.search_spaces import Space
+
+if TYPE_CHECKING:
+    from evonas.proxies import Proxy
+
+#: Seconds of one core for one training step with BN-ReLU at scale tiny, used where nothing can be timed.
+STEP_SECONDS = {"resnet": 0.045, "mobilenet": 0.045, "efficientnet": 0.060}
+#: Share of the candidates that reach the slots and pass the quality and stability tests; a rough middle for the
+#: estimate between "none does" and "all do". Runs differ: the funnel table of a run has its own.
+PASS_SHARE = 0.3
+#: Bytes of the log and of candidates.parquet per proposed candidate, and proposals per evaluated candidate.
+LOG_BYTES, PROPOSALS = 600, 15
+#: Memory of a process with torch and the data loaded, and of a forked slot beyond it, at scale tiny.
+_SERVER_BYTES, _SLOT_BYTES = 350 << 20, 60 << 20
+#: Seconds after which the timing of one proxy stops.
+_PATIENCE = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyCost:
+    """Seconds of one core (of wall-clock on an accelerator).
+
+    step: one training step. ascent: one step of the stability test. validation: one pass over the validation
+    images. measured: timed here, or taken from the table.
+    """
+
+    proxy: str
+    steps: int
+    quality_steps: int
+    ascent_steps: int
+    step: float
+    ascent: float
+    validation: float
+    measured: bool
+
+    @property
+    def training(self) -> float:
+        """Full training and its score."""
+        return self.steps * self.step + self.validation
+
+    @property
+    def quality(self) -> float:
+        """The quality test alone."""
+        return min(self.quality_steps, self.steps) * self.step + self.validation
+
+    @property
+    def stability(self) -> float:
+        """The stability test alone."""
+        return (self.ascent_steps + 1) * self.ascent
+
+
+def genotypes_log10(space: Space) -> float:
+    """Decimal logarithm of the number of genotypes of a space: for node i of n, the sum over its operations of
+    (inputs + i) ** arity, multiplied over the nodes (one choice of two equal arguments less where they must differ)."""
+    unary = sum(op.arity == 1 for op in space.operations)
+    binary = len(space.operations) - unary
+    total = 0.0
+    for i in range(space.nodes):
+        n = len(space.inputs) + i
+        pairs = n * (n - 1) if space.options.distinct_inputs else n * n
+        total += math.log10(max(1, unary * n + binary * pairs))
+    return total
+
+
+def make_plan(settings: Settings, space: Space, *, measure: bool = True) -> dict[str, Any]:
+    """The plan as plain values: space, stages, budget, trainings, steps, seconds, memory, disk.
+
+    Args:
+        measure: time a few steps of every proxy with BN-ReLU; otherwise take them from ``STEP_SECONDS``.
+
+    ``seconds`` has three figures of wall-clock time on the slots: ``low`` if every candidate fails the quality test
+    on the first proxy, ``high`` if every one is trained on all of them, ``likely`` in between (``PASS_SHARE``).
+    """
+    search, rerank = settings.search, settings.rerank
+    arms = 1 if search.control == "none" else 2
+    finalists = rerank.top + (rerank.control_top if arms > 1 else 0) + len(search.baselines)
+    replicates = finalists * rerank.seeds
+    candidates, baselines = arms * search.candidates, len(search.baselines)
+    cores = _cores()
+    plan: dict[str, Any] = {
+        "space": {
+            "name": space.name,
+            "layout": space.layout.name,
+            "inputs": list(space.inputs),
+            "operations": len(space.operations),
+            "nodes": space.nodes,
+            "genotypes_log10": round(genotypes_log10(space), 1),
+        },
+        "stages": _stages(settings),
+        "arms": {"search": search.strategy} | ({"control": search.control} if arms > 1 else {}),
+        "budget": {
+            "candidates_per_arm": search.candidates,
+            "candidates": candidates,
+            "baselines": baselines,
+            "finalists": finalists if replicates else 0,
+            "rerank_trainings_per_proxy": replicates,
+            "max_time_s": search.max_time_s or None,
+        },
+        "slots": {"count": settings.workers.count, "backend": settings.workers.backend, "processors": cores},
+    }
+    proposals = PROPOSALS * candidates
+    plan["disk_bytes"] = proposals * LOG_BYTES + (candidates + baselines + replicates) * 1000 + 50_000
+    if settings.evaluation.evaluator != "proxies":
+        return plan | {"proxies": None, "trainings": None, "seconds": None, "memory_bytes": None}
+    costs, memory = proxy_costs(settings, measure=measure)
+    plan["proxies"] = [
+        {name: getattr(c, name) for name in ("proxy", "steps", "quality_steps", "step", "ascent", "measured")}
+        for c in costs
+    ]
+    plan["trainings"] = _trainings(settings, costs, candidates, baselines, replicates)
+    plan["seconds"] = _seconds(settings, costs, candidates, baselines, replicates, cores)
+    plan["memory_bytes"] = memory
+    return plan
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _stages(settings: Settings) -> list[str]:
+    names = ["structural", "duplicate"]
+    names += ["probe"] if settings.screening.probe else []
+    names += ["quality"] if settings.evaluation.quality else []
+    names += ["stability"] if settings.evaluation.stability else []
+    names += ["matter"] if settings.matter.enabled else []
+    return [*names, "training", *(["rerank"] if settings.rerank.seeds else [])]
+
+
+def _trainings(
+    settings: Settings, costs: list[ProxyCost], candidates: int, baselines: int, replicates: int
+) -> dict[str, Any]:
+    """Full trainings and training steps, from all-rejected to all-trained."""
+    full = sum(c.steps for c in costs)
+    final = sum(round(c.steps * settings.rerank.budget) for c in costs)
+    first = costs[0].quality_steps if settings.evaluation.quality else costs[0].steps
+    always = baselines * full + replicates * final
+    return {
+        "low": (baselines + replicates) * len(costs),
+        "high": (candidates + baselines + replicates) * len(costs),
+        "steps_low": always + candidates * min(first, costs[0].steps),
+        "steps_high": always + candidates * full,
+    }
+
+
+def _seconds(
+    settings: Settings, costs: list[ProxyCost], candidates: int, baselines: int, replicates: int, cores: int
+) -> dict[str, float]:
+    evaluation = settings.evaluation
+    # the steps of the quality test are the first ones of the training
+    tests = sum(c.validation for c in costs) if evaluation.quality else 0.0
+    tests += sum(c.stability for c in costs) if evaluation.stability else 0.0
+    trained = tests + sum(c.training for c in costs)
+    final = sum(
+        c.training + c.step * c.steps * (settings.rerank.budget - 1) + 2 * c.validation for c in costs
+    )
+    rejected = costs[0].quality if evaluation.quality else trained
+    always = baselines * trained + replicates * final
+    at_once = max(1, min(settings.workers.count, cores))
+    figures = {
+        "low": always + candidates * rejected,
+        "likely": always + candidates * (PASS_SHARE * trained + (1 - PASS_SHARE) * rejected),
+        "high": always + candidates * trained,
+    }
+    limit = settings.search.max_time_s or math.inf
+    return {name: min(limit, work / at_once) for name, work in figures.items()}
+
+
+def proxy_costs(settings: Settings, *, measure: bool = True) -> tuple[list[ProxyCost], int]:
+    """What steps of each proxy cost, and the memory of all slots and their server in bytes.
+
+    Raises:
+        UsageError, DataError: an unknown proxy, scale or field, or data that cannot be read.
+    """
+    from evonas import data, proxies
+
+    evaluation = settings.evaluation
+    dataset = data.load(evaluation.data or data.DEFAULT, path=evaluation.data_path)
+    found = [
+        proxies.get(name, scale=evaluation.scale, data=dataset, **evaluation.changes)
+        for name in evaluation.proxies
+    ]
+    slots = settings.workers.count
+    if not measure:
+        return [_from_table(p) for p in found], _SERVER_BYTES + slots * _SLOT_BYTES
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        proxies.configure_process()
+        server = _resident()
+        costs = [_timed(p, evaluation.device, evaluation.stability) for p in found]
+    finally:
+        torch.set_num_threads(threads)
+    return costs, server + slots * max(_SLOT_BYTES, _resident() - server)
+
+
+def _resident() -> int:
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def _from_table(proxy: Proxy) -> ProxyCost:
+    spec = proxy.spec
+    step = STEP_SECONDS.get(proxy.name, max(STEP_SECONDS.values()))
+    validation = step * len(proxy.data.validation) / (3 * spec.batch)
+    return ProxyCost(
+        proxy.name, spec.steps, spec.quality_steps, spec.stability_steps, step, 2 * step, validation, False
+    )
+
+
+def _timed(proxy: Proxy, device: str, stability: bool) -> ProxyCost:
+    from evonas.layers.layer import named_layer
+    from evonas.proxies import Trainer, stability_test
+
+    layer, spec = named_layer("bn_relu"), proxy.spec
+    # on a processor that others use too, the time of this process is what a core of its own would take
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    trainer = Trainer(proxy, layer.module, device=device)
+    trainer.run(1)  # warms up allocators and thread pools
+    steps, begun = 0, clock()
+    while steps < 10 and (steps == 0 or clock() - begun < _PATIENCE) and trainer.step < trainer.total:
+        trainer.run(trainer.step + 1)
+        steps += 1
+    step = (clock() - begun) / max(1, steps)
+    quick = step < _PATIENCE / 10
+    begun = clock()
+    if quick:
+        trainer.validate()
+    validation = clock() - begun if quick else step * len(proxy.data.validation) / (3 * spec.batch)
+    begun = clock()
+    if quick and stability:
+        stability_test(proxy, layer.module, steps=1, device=device)
+    ascent = (clock() - begun) / 2 if quick else 2 * step * spec.stability_batch / spec.batch
+    return ProxyCost(
+        proxy.name, spec.steps, spec.quality_steps, spec.stability_steps, step, ascent, validation, True
+    )
+
+
+def estimate_measurable(settings: Settings) -> bool:
+    """Whether steps can be timed: torch is there and the device is."""
+    from importlib import util
+
+    if settings.evaluation.evaluator != "proxies" or util.find_spec("torch") is None:
+        return False
+    if not settings.evaluation.device.startswith("cuda"):
+        return True
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def written_files(root: str, settings: Settings) -> Mapping[str, str]:
+    """What a run leaves behind, by path."""
+    folder = os.path.join(root, f"<utc-stamp>-{settings.search.space}-<id>")
+    return {
+        folder: "the run's folder",
+        "events/*.arrows": "every decision and result; flushed as they are made",
+        "candidates.parquet": "one row per candidate, at the end",
+        "run.json, config.toml, space.json, environment.json, command.txt": "what it was run with and on",
+    }
