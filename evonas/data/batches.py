@@ -111,10 +111,22 @@ class Batches:
 
 
 def whole(
-    split: Split, view: SearchView, *, batch: int, pool: int = 1, device: torch.device | str = "cpu"
+    split: Split,
+    view: SearchView,
+    *,
+    batch: int,
+    crop: int | None = None,
+    pool: int = 1,
+    device: torch.device | str = "cpu",
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """All images of ``split`` in order, uncropped: float32 (n, C, H / pool, W / pool), int64 (n,)."""
+    """All images of ``split`` in order: float32 (n, C, H / pool, W / pool), int64 (n,).
+
+    ``crop``: the side of the central window that is taken, in pixels before pooling; None: all of it.
+    """
     images, labels = tensors(split, torch.device(device))
+    if crop is not None:
+        top, left = ((size - crop) // 2 for size in images.shape[2:])
+        images = images[:, :, top : top + crop, left : left + crop]
     normalise = Normalise(view, pool, torch.device(device))
     for start in range(0, len(labels), batch):
         yield normalise(images[start : start + batch]), labels[start : start + batch]

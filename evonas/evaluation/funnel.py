@@ -240,7 +240,12 @@ def _preload(options: Mapping[str, Any]) -> None:
     data_sets.load(options.get("data") or data_sets.DEFAULT, path=options.get("data_path"))
 
 
-@evaluator("proxies", imports=("torch", "evonas.evaluation.funnel", "evonas.layers.module"), preload=_preload)
+@evaluator(
+    "proxies",
+    # torch loads torch._dynamo (seconds, a hundred megabytes) with the first optimiser: once, for all slots
+    imports=("torch", "torch._dynamo", "evonas.evaluation.funnel", "evonas.layers.module", "evonas.proxies.networks"),
+    preload=_preload,
+)
 def build(**options: Any) -> ProxyEvaluator:
     """The evaluator for slots."""
     return ProxyEvaluator(**options)

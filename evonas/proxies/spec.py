@@ -49,6 +49,8 @@ class ProxySpec:
     #: largest norm of the gradient of all weights; None: not clipped.
     clip: float | None = None
     flip: bool = False
+    #: side of the central window that validation sees, in pixels before pooling; None: the whole image.
+    eval_crop: int | None = None
     eval_batch: int = 128
     #: the paper's quality test, and how many times chance it asks for.
     quality_steps: int = 100
@@ -88,7 +90,7 @@ EFFICIENTNET_B0 = (1, 2, 2, 3, 3, 4, 1)
 
 _TINY: dict[str, Any] = {
     "crop": 24, "pool": 2, "batch": 32, "steps": 120, "divisor": 4, "head": 256, "kernel_limit": 3,
-    "eval_batch": 100, "stability_steps": 10, "stability_batch": 8,
+    "eval_batch": 100, "eval_crop": 24, "stability_steps": 10, "stability_batch": 8,
 }  # fmt: skip
 #: nine of MobileNetV2's 17 and of EfficientNet-B0's 16 blocks: every stage, every width.
 _NINE = (1, 1, 2, 2, 1, 1, 1)

@@ -147,7 +147,9 @@ class Trainer:
         self.network.eval()
         right = torch.zeros((), dtype=torch.int64, device=self.device)
         with torch.no_grad():
-            batches = whole(split, self.proxy.data, batch=spec.eval_batch, pool=spec.pool, device=self.device)
+            batches = whole(
+                split, self.proxy.data, batch=spec.eval_batch, crop=spec.eval_crop, pool=spec.pool, device=self.device
+            )
             for images, labels in batches:
                 logits = self.network(images)
                 correct = (logits.argmax(1) == labels) & torch.isfinite(logits).all(1)
