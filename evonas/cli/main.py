@@ -30,12 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EvonasError as error:
         return _complain(error.message, error.hint, error.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads: also not what is still in the buffer
-        return OK
-    except (KeyboardInterrupt, SystemExit) as error:
-        if isinstance(error, SystemExit):
-            return error.code if isinstance(error.code, int) else USAGE
+        return _unread()
+    except KeyboardInterrupt:
         return _complain("stopped", None, STOPPED)
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # click and rich leave this way
+            return _unread()
+        return error.code if isinstance(error.code, int) else USAGE
     except Exception as error:
         if hasattr(error, "format_message"):  # click's usage errors, whichever click typer brings along
             return _usage(error)
@@ -49,6 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"the traceback is in {path}; `evonas doctor` checks the machine",
             INTERNAL,
         )
+
+
+def _unread() -> int:
+    """Nobody reads stdout any more, so nobody reads what is still in its buffer."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return OK
 
 
 def _complain(message: str, hint: str | None, code: int) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,19 +18,20 @@ if TYPE_CHECKING:
 PLAIN_WIDTH = 160
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console that is plain text in a file, a pipe, a dumb terminal or under NO_COLOR."""
+def console(*, stderr: bool = False, target: IO[str] | None = None) -> Console:
+    """A console for stdout or stderr: plain text in a file, a pipe, a dumb terminal or under NO_COLOR.
+
+    ``target`` takes what is printed instead of the stream that it is made for.
+    """
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    live = stream.isatty() and os.environ.get("TERM") != "dumb"
+    live = is_live(stream)
     return Console(
-        file=stream,
-        stderr=stderr,
+        file=target or stream,
         force_terminal=live,
         no_color=True if "NO_COLOR" in os.environ or not live else None,
         width=None if stream.isatty() else PLAIN_WIDTH,
-        soft_wrap=False,
         highlight=False,
         markup=False,
         emoji=False,
@@ -38,12 +40,11 @@ def console(*, stderr: bool = False) -> Console:
 
 def emit(*things: Any) -> None:
     """Print tables and texts on stdout, without the blanks that rich leaves at the ends of lines."""
-    out = console()
-    with out.capture() as captured:
-        for thing in things:
-            out.print(thing)
-    text = captured.get()
-    print("\n".join(line.rstrip() for line in text.splitlines()))
+    buffer = io.StringIO()
+    out = console(target=buffer)
+    for thing in things:
+        out.print(thing)
+    print("\n".join(line.rstrip() for line in buffer.getvalue().splitlines()))
 
 
 def is_live(stream: Any = None) -> bool:

@@ -98,7 +98,10 @@ def list_all(root: str, *, json: bool) -> int:
         document("runs", {"root": root, "runs": rows})
     elif rows:
         columns = ["run", "status", "space", "seed", "created"]
-        emit(table(None, columns, [[r.get(c, r.get("reason")) for c in columns] for r in rows]))
+        emit(table(None, columns, [[r.get(c) for c in columns] for r in rows]))
+        for row in rows:
+            if "reason" in row:
+                print(f"warning: {row['reason']}", file=sys.stderr)
     else:
         print(f"{root} holds no runs; start one with: evonas search --space norm_act")
     return 0

@@ -52,7 +52,7 @@ def funnel_table(funnel: FunnelTable, title: str = "Funnel") -> Table:
         spent = "" if row["stage"] in _CHEAP else seconds(row["seconds"])
         lines.append((row["arm"], row["stage"], row["in"], row["rejected"], share, row["out"], spent, reason))
     columns = ["arm", "stage", "in", "rejected", "share", "out", "work time", "top reason"]
-    return table(title, columns, lines, right=["in", "rejected", "share", "out", "work time"])
+    return table(title, columns, lines, right=columns[2:7], fold=["top reason"])
 
 
 def verdict(ranking: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,0 +1,154 @@
+"""`search`: what it prints, records and returns."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from cli_support import HASHED, QUICK, document, evonas, only_run
+
+from evonas.run.run import Run
+
+SNAPSHOT = Path(__file__).parent / "snapshots" / "search_quiet.txt"
+NO_TRAINING = ("--proxies", "resnet", "--control", "none", "--set", 'search.baselines=["bn_relu"]')
+
+
+def test_the_report_of_a_run(finished):
+    run, done = finished
+    assert done.stdout.startswith(f"run   runs/{run.name}\nseed  1\n")
+    for words in ("Front of the search", "Re-ranking", "plain ReLU without norm", "the best baseline", "control",
+                  "Funnel", "structural", f"evonas replay runs/{run.name} --verify"):  # fmt: skip
+        assert words in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_quiet_output_away_from_a_terminal(finished):
+    run, _ = finished
+    done = evonas("search", *QUICK, "--quiet", cwd=run.parent.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    text = re.sub(r"\d{8}T\d{6}Z-norm_act-[0-9a-f]{8}", "RUN", done.stdout)
+    text = re.sub(r"[\d.]+ s of work", "T s of work", text)
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        SNAPSHOT.write_text(text, encoding="utf-8")
+    assert text == SNAPSHOT.read_text(encoding="utf-8")
+
+
+def test_the_json_document_is_all_that_stdout_holds(call):
+    code, out, err = call("search", *QUICK, "--json", "--no-rerank")
+    content = document(out, "search")
+    assert code == 0
+    assert content["status"] == "finished"
+    assert content["seed"] == 1
+    assert content["ranking"] == []
+    assert content["front"][0]["scores"].keys() == {"resnet", "mobilenet", "efficientnet"}
+    assert content["state"]["arms"]["search"]["finished"] == 8
+    assert "run   runs/" in err
+
+
+def test_a_seed_that_is_not_given_is_drawn_printed_and_kept(call, tmp_path):
+    arguments = [a for a in QUICK if a not in ("--seed", "1")]
+    code, out, _ = call("search", *arguments, "--candidates", "1", "--no-rerank", "--quiet")
+    assert code == 0
+    seed = int(re.search(r"^seed  (\d+) \(drawn\)$", out, re.M)[1])
+    run = only_run(tmp_path)
+    assert json.loads((run / "run.json").read_text())["seed"] == seed
+    assert f"seed = {seed}  # drawn" in (run / "config.toml").read_text()
+
+
+def test_flag_beats_set_beats_environment_beats_file(call, tmp_path, monkeypatch):
+    (tmp_path / "file.toml").write_text(
+        "[search]\ncandidates = 1\nseed = 1\nstrategy = 'random'\n[rerank]\nseeds = 0\n[matter]\nslack = 0.5\n"
+    )
+    monkeypatch.setenv("EVONAS_SEARCH_CANDIDATES", "2")
+    monkeypatch.setenv("EVONAS_SEARCH_SEED", "2")
+    monkeypatch.setenv("EVONAS_RERANK_SEEDS", "4")
+    code, out, _ = call(
+        "search", "--dry-run", "--json", *HASHED, "--config", "file.toml",
+        "--set", "search.candidates=3", "--set", "search.seed=3", "--candidates", "4",
+    )  # fmt: skip
+    content = document(out, "plan")
+    settings, origins = content["settings"], content["origins"]
+    assert code == 0
+    assert [settings["search"][k] for k in ("candidates", "seed", "strategy")] == [4, 3, "random"]
+    assert settings["rerank"]["seeds"] == 4
+    assert settings["matter"]["slack"] == 0.5
+    assert origins["search.candidates"] == "flag"
+    assert origins["search.seed"] == "--set"
+    assert origins["rerank.seeds"] == "environment EVONAS_RERANK_SEEDS"
+    assert origins["matter.slack"] == "file file.toml"
+    assert "rerank.top" not in origins
+
+
+def test_the_configuration_of_a_run_starts_the_same_run_again(call, finished, tmp_path):
+    run, _ = finished
+    code, _, err = call("search", "--config", run / "config.toml", "--quiet")
+    assert (code, err) == (0, "")
+    again = Run(only_run(tmp_path))
+    assert [e.digest for e in again.events()] == [e.digest for e in Run(run).events()]
+
+
+def test_nothing_valid_is_an_exit_code_of_its_own(call):
+    code, out, _ = call("search", *QUICK, "--set", "evaluation.options.reject=true", "--quiet")
+    assert code == 5
+    assert "No candidate of the search" in out
+    assert call("status", "latest")[1].splitlines()[1].startswith("status  empty")
+
+
+def test_seed_layers_come_first(call, tmp_path):
+    call("search", *QUICK, "--seed-layer", "max(x, v0)", "--candidates", "2", "--no-rerank", "--quiet")
+    first = next(e for e in Run(only_run(tmp_path)).events() if e.arm == "search")
+    assert (first.origin, first.formula) == ("seed", "max(v0, x)")
+
+
+def test_a_dry_run_makes_nothing(call, tmp_path):
+    code, out, err = call("search", "--dry-run", *HASHED)
+    assert (code, err) == (0, "")
+    assert list(tmp_path.iterdir()) == []
+    assert "about 10^26 genotypes" in out
+    assert "nothing was made" in out
+
+
+def test_a_dry_run_times_steps_and_estimates(tmp_path):
+    done = evonas("search", "--dry-run", "--json", *NO_TRAINING, "--candidates", "10", cwd=tmp_path)
+    plan = document(done.stdout, "plan")["plan"]
+    assert done.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+    (resnet,) = plan["proxies"]
+    assert resnet["measured"]
+    assert 0.001 < resnet["step"] < 5
+    # one baseline, then 3 finalists and the baseline on 3 seeds with 1.5 times the steps; candidates: 0 or all
+    steps = resnet["steps"]
+    always = steps + 12 * round(1.5 * steps)
+    assert plan["trainings"]["steps_high"] == always + 10 * steps
+    assert plan["trainings"]["steps_low"] == always + 10 * min(steps, resnet["quality_steps"])
+    assert plan["seconds"]["low"] < plan["seconds"]["likely"] < plan["seconds"]["high"]
+    assert 100 << 20 < plan["memory_bytes"] < 4 << 30
+
+
+def test_a_real_search_in_miniature(tmp_path):
+    changes = {"steps": 4, "quality_steps": 2, "quality_threshold": 0.0, "stability_steps": 1}
+    sets = [a for k, v in changes.items() for a in ("--set", f"evaluation.changes.{k}={v}")]
+    done = evonas(
+        "search", *NO_TRAINING, *sets, "--set", "rerank.seeds=1", "--set", "rerank.top=1", "--candidates", "2", "--seed", "2", "--json",
+        "--seed-layer", "max((x - mean[b,w,h](x)) / std[b,w,h](x), v0)", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    content = document(done.stdout, "search")
+    assert {r["stage"] for r in content["funnel"]} >= {"structural", "quality", "stability", "training"}
+    assert any(r["arm"] == "search" and "std[b,w,h](x), v0)" in r["formula"] for r in content["ranking"])
+    assert content["front"]
+    assert all(0 <= r["mean"] <= 1 for r in content["front"])
+    assert {r["name"] for r in content["ranking"]} >= {"bn_relu"}
+    assert evonas("replay", "latest", "--verify", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("90", 90), ("90s", 90), ("10m", 600), ("1h30m", 5400), ("2d", 172800), ("1.5min", 90)],
+)
+def test_durations(text, expected):
+    from evonas.cli.values import duration
+
+    assert duration(text) == expected
