@@ -131,7 +131,8 @@ def test_a_real_search_in_miniature(tmp_path):
     changes = {"steps": 4, "quality_steps": 2, "quality_threshold": 0.0, "stability_steps": 1}
     sets = [a for k, v in changes.items() for a in ("--set", f"evaluation.changes.{k}={v}")]
     done = evonas(
-        "search", *NO_TRAINING, *sets, "--set", "rerank.seeds=1", "--set", "rerank.top=1", "--candidates", "2", "--seed", "2", "--json",
+        "search", *NO_TRAINING, *sets, "--set", "rerank.seeds=1", "--set", "rerank.top=1",
+        "--candidates", "2", "--seed", "2", "--json",
         "--seed-layer", "max((x - mean[b,w,h](x)) / std[b,w,h](x), v0)", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
