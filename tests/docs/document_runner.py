@@ -17,19 +17,28 @@ from typing import Any
 #: One proxy-step or two per training instead of a hundred; every stage of the run still runs.
 TINY: dict[str, Any] = {
     "search.candidates": 1,
+    "search.seed": 1,  # one whose first candidate trains
     "search.baselines": ["relu"],
+    "search.control": "none",
+    "evaluation.proxies": ["resnet"],
     "evaluation.quality": False,
     "evaluation.stability": False,
     "evaluation.changes": {"steps": 2, "batch": 8, "lr": 0.001},
     "rerank.seeds": 1,
     "rerank.top": 1,
-    "rerank.control_top": 0,
 }
-TINY_FLAGS = (
-    "--candidates 1 --seed 0 --set search.baselines=relu --set evaluation.quality=false "
-    "--set evaluation.stability=false --set 'evaluation.changes={steps=2,batch=8,lr=0.001}' "
-    "--set rerank.seeds=1 --set rerank.top=1 --set rerank.control_top=0"
-)
+#: The same for commands: what they do not say themselves, and what ends their arguments.
+TINY_ENVIRONMENT = {
+    "EVONAS_SEARCH_BASELINES": "relu",
+    "EVONAS_SEARCH_CONTROL": "none",
+    "EVONAS_EVALUATION_PROXIES": "resnet",
+    "EVONAS_EVALUATION_QUALITY": "false",
+    "EVONAS_EVALUATION_STABILITY": "false",
+    "EVONAS_EVALUATION_CHANGES": "{steps = 2, batch = 8, lr = 0.001}",
+    "EVONAS_RERANK_SEEDS": "1",
+    "EVONAS_RERANK_TOP": "1",
+}
+TINY_FLAGS = "--candidates 1 --seed 1"
 _FENCE = re.compile(
     r"(?:<!-- docs: (?P<mark>[^>]*?) -->\n+)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.S | re.M
 )

@@ -20,20 +20,42 @@ TINY = {"search_from_python": " --candidates 1 --steps 2", "train_a_layer": " --
 
 
 def named_commands(example: Path) -> list[str]:
-    docstring = ast.get_docstring(ast.parse(example.read_text(encoding="utf-8"))) or ""
+    docstring = ast.get_docstring(ast.parse(example.read_text(encoding="utf-8")), clean=False) or ""
     joined = docstring.replace("\\\n", " ")
-    return [line.strip() for line in joined.splitlines() if re.match(r" {4}(evonas|python) ", line)]
+    return [line.strip() for line in joined.splitlines() if re.match(r"\s*(evonas|python) ", line)]
+
+
+def run_all(commands: list[str], folder: Path, reader: Callable[..., str]) -> None:
+    page = folder / "page.md"
+    page.write_text("```console\n" + "".join(f"$ {command}\n" for command in commands) + "```\n")
+    assert len(blocks(page.read_text())) == 1
+    reader(RUNNER, str(page))
+
+
+def is_search(command: str) -> bool:
+    return command.startswith("evonas search")
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_every_command_of_the_example_runs(example: Path, tmp_path: Path, reader: Callable[..., str]) -> None:
-    found = named_commands(example)
+def test_the_example_runs(example: Path, tmp_path: Path, reader: Callable[..., str]) -> None:
+    found = [command for command in named_commands(example) if not is_search(command)]
     assert f"python examples/{example.name}" in found
-    lines = [f"$ {c}{TINY.get(example.stem, '') if c.startswith('python') else ''}\n" for c in found]
-    page = tmp_path / "page.md"
-    page.write_text("```console\n" + "".join(lines) + "```\n")
-    assert len(blocks(page.read_text())) == 1
-    reader(RUNNER, str(page))
+    tiny = TINY.get(example.stem, "")
+    run_all([c + tiny if c.startswith("python") else c for c in found], tmp_path, reader)
+
+
+SEARCHED = [e for e in EXAMPLES if any(map(is_search, named_commands(e)))]
+QUICK = ("own_primitive", "own_evaluator")
+
+
+@pytest.mark.parametrize(
+    "example",
+    [pytest.param(e, marks=() if e.stem in QUICK else pytest.mark.slow, id=e.stem) for e in SEARCHED],
+)
+def test_the_searches_that_the_example_names(
+    example: Path, tmp_path: Path, reader: Callable[..., str]
+) -> None:
+    run_all([command for command in named_commands(example) if is_search(command)], tmp_path, reader)
 
 
 def test_the_settings_of_make_search_fit() -> None:
