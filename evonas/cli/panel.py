@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 #: Seconds between two pictures of the panel, and between two lines of narration.
 REFRESH, INTERVAL = 0.25, 10.0
 _WINDOW = 30.0
+#: Share of one slot's time below which the slots count as idle.
+_BUSY = 0.1
 
 
 class Watch:
@@ -28,6 +30,7 @@ class Watch:
         self.progress = progress
         self.capacity = 1
         self.started = time.monotonic()
+        self._looping: float | None = None
         self._before = progress.evaluations()
         self._work_before = sum(progress.work.values())
         self._marks: deque[tuple[float, int, int]] = deque()
@@ -42,6 +45,8 @@ class Watch:
         self.capacity = driver.backend.capacity
         self._limit = (driver.max_time_s, driver.elapsed)
         now = time.monotonic()
+        if self._looping is None:
+            self._looping = now
         if not self._marks or now - self._marks[-1][0] > 0.5:
             self._marks.append((now, self.progress.next_candidate, self.progress.evaluations()))
             while now - self._marks[0][0] > _WINDOW:
@@ -63,10 +68,13 @@ class Watch:
         """Seconds to the end of the run at the speed so far, re-ranking included; None: not known yet."""
         work = self.progress.work_left()
         done = self.progress.evaluations() - self._before
-        if work is None or done < 1 or self.elapsed < 1:
+        span = 0.0 if self._looping is None else time.monotonic() - self._looping
+        if work is None or done < 3 or span < 1:
             return None
-        speed = (sum(self.progress.work.values()) - self._work_before) / self.elapsed
-        left = work / speed if speed > 0 else 0.0
+        worked = sum(self.progress.work.values()) - self._work_before
+        # where evaluations cost next to nothing, it is their number that takes time
+        count = sum(self.progress.planned()) * span / done
+        left = work * span / worked if worked > _BUSY * span else count
         if self._limit[0]:
             left = min(left, max(0.0, self._limit[0] - self._limit[1]))
         return left

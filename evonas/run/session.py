@@ -25,6 +25,7 @@ from evonas.run.directory import RunDirectory
 from evonas.run.drive import Driver, Observer
 from evonas.run.log import EventLog, read_events, scan_log
 from evonas.run.schema import Event, pack
+from evonas.run.segments import EVENTS, segment_paths
 from evonas.run.settings import Settings
 from evonas.search_spaces import Space
 
@@ -168,7 +169,32 @@ def recorded_space(directory: RunDirectory, settings: Settings, *, allow_change:
             f"{_space_difference(directory.space, space.describe())}",
             hint="restore the plug-in or version, or type --allow-change to go on with the new space",
         )
+    if recorded != space.identity():
+        _check_readable(directory, space)
     return space
+
+
+def _check_readable(directory: RunDirectory, space: Space) -> None:
+    """A changed space must still read the genotypes of the log: same layout, inputs and number of nodes, the
+    operations that both have in the same places, and none of the missing ones in use."""
+    old, new = directory.space, space.describe()
+    shared = min(len(old["operations"]), len(new["operations"]))
+    before, after = (
+        {"layout": d["layout"], "inputs": d["inputs"], "nodes": d["options"]["nodes"],
+         "operations": d["operations"][:shared]}
+        for d in (old, new)
+    )  # fmt: skip
+    if before != after:
+        changed = next(name for name in before if before[name] != after[name])
+        raise UsageError(
+            f"the genotypes of {directory.path.name} cannot be read in the changed space: "
+            f"{changed} was {before[changed]}, is {after[changed]}",
+            hint="start a new run with evonas search; --seed-layer brings the layers that were found",
+        )
+    if segment_paths(directory.path / EVENTS):
+        for event in read_events(directory.path):
+            if event.genotype is not None:
+                space.decode(event.genotype)
 
 
 def _space_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

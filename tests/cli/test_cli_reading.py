@@ -255,6 +255,10 @@ def test_a_changed_space_is_refused_unless_allowed(call, run_copy):
     assert "is not the one that the run began with" in err
     assert "--allow-change" in err
     assert call("resume", run_copy, *change, "--allow-change")[0] == 0
+    other = ["--set", "space.nodes=12", "--candidates", "12", "--quiet", "--allow-change"]
+    code, _, err = call("resume", run_copy, *other)
+    assert code == 2
+    assert "cannot be read in the changed space: nodes was 10, is 12" in err
 
 
 def test_a_changed_decision_is_refused(call, run_copy):
