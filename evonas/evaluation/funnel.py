@@ -6,9 +6,11 @@ hundred steps of the very training that full training goes on with, so nothing i
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any, Protocol
 
 from torch import nn
@@ -26,7 +28,7 @@ from evonas.proxies.screens import quality_test, stability_test
 from evonas.proxies.trainer import Trainer, configure_process
 
 #: Names of the stages that a slot runs, in order. ``matter`` is the check between two proxies.
-STAGES = ("quality", "stability", "training")
+STAGES = ("hurdle", "quality", "stability", "training")
 #: Groups of index sets with c/g where channels are few: with the released rule (32, lowered until it divides)
 #: a group of a thin network is one channel, and (w,h,c/g) would silently equal (w,h).
 GROUPS = {"tiny": 4, "small": 8}
@@ -55,6 +57,37 @@ class Stage(Protocol):
     name: str
 
     def run(self, candidate: Candidate) -> None: ...
+
+
+class Hurdle:
+    """Ours, not the paper's: after a third of the quality test's steps on the first proxy the training loss must
+    have left the loss of guessing. Most layers that fail the quality test have not moved by then."""
+
+    name = "hurdle"
+    #: share of the quality test's steps, share of them that is averaged, share of log(classes) to be below
+    at, tail, below = 0.3, 1 / 3, 0.985
+
+    def __init__(self, evaluator: ProxyEvaluator) -> None:
+        self.evaluator = evaluator
+
+    def run(self, candidate: Candidate) -> None:
+        proxy = self.evaluator.proxies[0]
+        trainer = self.evaluator.trainer(candidate, proxy)
+        before = trainer.seconds
+        steps = max(1, round(self.at * proxy.spec.quality_steps))
+        trainer.run(steps)
+        needed = self.below * math.log(len(proxy.data.classes))
+        last = trainer.losses[-max(1, round(self.tail * steps)) :]
+        loss = fmean(last) if last else math.inf
+        reason = (
+            "diverged" if trainer.diverged_at is not None else None if loss < needed else "loss_of_guessing"
+        )
+        evidence = {"loss": loss, "needed": needed, "steps": trainer.step, "diverged_at": trainer.diverged_at}
+        candidate.outcome.reports.append(
+            StageReport(self.name, reason is None, trainer.seconds - before, proxy.name, reason, evidence)
+        )
+        if reason is not None:
+            candidate.reject(self.name, f"{reason} on {proxy.name}")
 
 
 class Quality:
@@ -168,19 +201,20 @@ class ProxyEvaluator:
         data: a data set name; None for each proxy's own. ``data_path``: its folder.
         changes: fields of ``ProxySpec`` to change, for all proxies.
         layer: options of ``GraphLayer`` (groups, group_size, eps, momentum).
-        quality, stability: whether to run these stages.
+        hurdle, quality, stability: whether to run these stages.
         device: cpu, cuda or cuda:<n>.
     """
 
     def __init__(
         self,
         *,
-        proxies: Sequence[str] = ("resnet", "mobilenet", "efficientnet"),
+        proxies: Sequence[str] = ("mobilenet", "efficientnet", "resnet"),
         scale: str = "tiny",
         data: str | None = None,
         data_path: str | None = None,
         changes: Mapping[str, Any] | None = None,
         layer: Mapping[str, Any] | None = None,
+        hurdle: bool = True,
         quality: bool = True,
         stability: bool = True,
         device: str = "cpu",
@@ -190,8 +224,8 @@ class ProxyEvaluator:
         self.dataset = data_sets.load(data or data_sets.DEFAULT, path=data_path)
         self.proxies: list[Proxy] = _proxies(proxies, scale, self.dataset, changes)
         self.layer_options = dict({"groups": GROUPS[scale]} if scale in GROUPS else {}) | dict(layer or {})
-        wanted = {"quality": quality, "stability": stability, "training": True}
-        made: list[Stage] = [Quality(self), Stability(self), Training(self)]
+        wanted = {"hurdle": hurdle, "quality": quality, "stability": stability, "training": True}
+        made: list[Stage] = [Hurdle(self), Quality(self), Stability(self), Training(self)]
         self.modes: dict[str, list[Stage]] = {
             "funnel": [stage for stage in made if wanted[stage.name]],
             "train": [Training(self)],
@@ -243,7 +277,13 @@ def _preload(options: Mapping[str, Any]) -> None:
 @evaluator(
     "proxies",
     # torch loads torch._dynamo (seconds, a hundred megabytes) with the first optimiser: once, for all slots
-    imports=("torch", "torch._dynamo", "evonas.evaluation.funnel", "evonas.layers.module", "evonas.proxies.networks"),
+    imports=(
+        "torch",
+        "torch._dynamo",
+        "evonas.evaluation.funnel",
+        "evonas.layers.module",
+        "evonas.proxies.networks",
+    ),
     preload=_preload,
 )
 def build(**options: Any) -> ProxyEvaluator:

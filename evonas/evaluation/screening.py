@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evonas.graph.analysis import evaluator
+from evonas import primitives
+from evonas.graph.execute import ArrayOps, backward, forward
 from evonas.graph.fingerprint import FingerprintIndex, Observation, make_probe, observe
 from evonas.graph.graph import Graph
-from evonas.graph.layout import Layout
+from evonas.graph.layout import Layout, get_layout
 from evonas.rng import derive_seed
 from evonas.search_spaces import Space
 
@@ -27,14 +28,19 @@ STAGES = ("structural", "duplicate", "probe")
 class ScreeningOptions:
     """fingerprint: look for functionally equal candidates, not only for equal canonical graphs.
     probe: the numeric probe. stack: depth of the probe's stack of random 1x1 convolutions, 0 for none.
-    stack_limit: activations above it count as exploding; stack_collapse: a share of the signal that still
-    distinguishes samples and positions, below it the signal counts as collapsed."""
+    stack_gain: the stack runs with He weights and again with weights this many times larger, as training may
+    make them; 1 leaves the second run out. stack_limit: activations above it count as exploding.
+    stack_collapse: the share of the signal that must still distinguish samples and positions.
+    gradient_limit, gradient_collapse: the gradient's growth from the top to the bottom of the stack."""
 
     fingerprint: bool = True
     probe: bool = True
     stack: int = 16
+    stack_gain: float = 4.0
     stack_limit: float = 1e8
     stack_collapse: float = 1e-8
+    gradient_limit: float = 1e5
+    gradient_collapse: float = 1e-6
 
 
 class Verdict(NamedTuple):
@@ -124,33 +130,70 @@ def numeric_probe(
 
 
 @lru_cache(maxsize=8)
-def _stack(layout_name: str, depth: int) -> tuple[np.ndarray, np.ndarray]:
-    """Input (b=8, 8 channels, 4x4 or 16 tokens, channels last) and ``depth`` He-normal channel mixings."""
+def _stack(layout_name: str, depth: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Input and output adjoint (8 samples, 8 channels in 2 groups, 16 positions), ``depth`` He-normal mixings."""
+    layout = get_layout(layout_name)
     rng = np.random.Generator(np.random.PCG64(derive_seed("stack", layout_name, depth)))
-    x = rng.normal(size=(8, 4, 4, 8) if layout_name == "nchw" else (8, 16, 8))
-    return x, rng.normal(size=(depth, 8, 8)) * np.sqrt(2.0 / 8)
+    shape = tuple({"b": 8, "g": 2, "k": 4, "h": 4, "w": 4, "t": 16}[d] for d in layout.dims)
+    return rng.normal(size=shape), rng.normal(size=shape), rng.normal(size=(depth, 8, 8)) * np.sqrt(2.0 / 8)
+
+
+def _mix(a: np.ndarray, mixing: np.ndarray, layout: Layout) -> np.ndarray:
+    """A 1x1 convolution in the split view."""
+    g, k = layout.channel_dims
+    last = np.moveaxis(a, (g, k), (-2, -1))
+    mixed = (last.reshape(*last.shape[:-2], 8) @ mixing).reshape(last.shape)
+    return np.moveaxis(mixed, (-2, -1), (g, k))
 
 
 def stack_probe(graph: Graph, layout: Layout, options: ScreeningOptions) -> tuple[str | None, dict[str, Any]]:
-    """Signal propagation through random 1x1 convolutions with the layer after each, no affine, no skips."""
-    x, mixings = _stack(layout.name, options.stack)
-    layer = evaluator(graph, layout)
-    for depth, mixing in enumerate(mixings, start=1):
-        x = x @ mixing
-        if layout.name == "nchw":
-            split = x.transpose(0, 3, 1, 2).reshape(8, 4, 2, 4, 4)
-            x = layer(split).reshape(8, 8, 4, 4).transpose(0, 2, 3, 1)
-        else:
-            x = layer(x.reshape(8, 16, 4, 2)).reshape(8, 16, 8)
-        size = float(np.abs(x).max())
-        if not size < options.stack_limit:
-            return "the signal explodes in a random stack", {"depth": depth, "size": size}
-        total = float(np.square(x).mean())
-        between = float(x.reshape(-1, 8).var(axis=0).mean())
-        if total < 1e-30 or between < options.stack_collapse * total:
-            return "the signal collapses in a random stack", {
-                "depth": depth,
-                "total": total,
-                "between": between,
-            }
+    """Signal and gradient propagation through random 1x1 convolutions, each followed by the layer.
+
+    No affine, no skip connections, v0 and v1 as initialized. A layer without any normalizing effect passes with
+    He weights and explodes with larger ones, as its network does once training has moved the weights.
+    """
+    for gain in dict.fromkeys((1.0, options.stack_gain)):
+        reason, evidence = _propagate(graph, layout, options, gain)
+        if reason is not None:
+            return reason, {"gain": gain, **evidence}
+    return None, {}
+
+
+def _propagate(
+    graph: Graph, layout: Layout, options: ScreeningOptions, gain: float
+) -> tuple[str | None, dict[str, Any]]:
+    x, g, mixings = _stack(layout.name, options.stack)
+    ops = ArrayOps(primitives.numpy_namespace, layout)
+    vector = tuple(x.shape[p] if p in layout.channel_dims else 1 for p in range(x.ndim))
+    channels_last = tuple(p for p in range(x.ndim) if p not in layout.channel_dims)
+    tape = []
+    with np.errstate(all="ignore"):
+        for depth, mixing in enumerate(mixings, start=1):
+            leaves = {"x": gain * _mix(x, mixing, layout), "v0": np.zeros(vector), "v1": np.ones(vector)}
+            tape.append(forward(graph, leaves, ops))
+            x = np.broadcast_to(tape[-1][graph.output], x.shape)
+            size = float(np.abs(x).max())
+            if not size < options.stack_limit:
+                return "the signal explodes in a random stack", {"depth": depth, "size": size}
+            total = float(np.square(x).mean())
+            between = float(x.var(axis=channels_last).mean())
+            if total < 1e-30 or between < options.stack_collapse * total:
+                return "the signal collapses in a random stack", {
+                    "depth": depth,
+                    "total": total,
+                    "between": between,
+                }
+        start = float(np.square(g).mean())
+        for depth, (mixing, values) in enumerate(zip(mixings[::-1], tape[::-1], strict=True), start=1):
+            dx = backward(graph, values, g, ops).get("x")
+            g = (
+                np.zeros(x.shape)
+                if dx is None
+                else gain * _mix(np.broadcast_to(dx, x.shape), mixing.T, layout)
+            )
+            growth = float(np.sqrt(np.square(g).mean() / start))
+            if not growth < options.gradient_limit:
+                return "the gradient explodes in a random stack", {"depth": depth, "growth": growth}
+        if growth < options.gradient_collapse:
+            return "the gradient vanishes in a random stack", {"growth": growth}
     return None, {}

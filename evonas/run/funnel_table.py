@@ -8,8 +8,8 @@ from typing import Any
 
 from evonas.run.schema import Event
 
-#: Order of the stages; ``duplicate`` and the two around it are ours, quality and stability are the paper's.
-STAGES = ("structural", "duplicate", "probe", "quality", "stability", "matter", "training", "evaluation")
+#: Order of the stages; those before ``quality`` are ours, quality and stability are the paper's.
+STAGES = ("structural", "duplicate", "probe", "hurdle", "quality", "stability", "matter", "training", "evaluation")
 _CHEAP = STAGES[:3]
 
 

@@ -44,11 +44,13 @@ class EvaluationSettings:
     processor for one candidate; attempts: how often a candidate is tried that loses its slot."""
 
     evaluator: str = "proxies"
-    proxies: tuple[str, ...] = ("resnet", "mobilenet", "efficientnet")
+    #: in the order in which a candidate meets them: the one that turns most away first.
+    proxies: tuple[str, ...] = ("mobilenet", "efficientnet", "resnet")
     scale: str = "tiny"
     data: str | None = None
     data_path: str | None = None
     device: str = "cpu"
+    hurdle: bool = True
     quality: bool = True
     stability: bool = True
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -65,8 +67,11 @@ class ScreeningSettings:
     fingerprint: bool = True
     probe: bool = True
     stack: int = 16
+    stack_gain: float = 4.0
     stack_limit: float = 1e8
     stack_collapse: float = 1e-8
+    gradient_limit: float = 1e5
+    gradient_collapse: float = 1e-6
 
 
 @dataclass(frozen=True)
