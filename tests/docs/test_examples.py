@@ -32,30 +32,22 @@ def run_all(commands: list[str], folder: Path, reader: Callable[..., str]) -> No
     reader(RUNNER, str(page))
 
 
-def is_search(command: str) -> bool:
-    return command.startswith("evonas search")
-
-
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_the_example_runs(example: Path, tmp_path: Path, reader: Callable[..., str]) -> None:
-    found = [command for command in named_commands(example) if not is_search(command)]
+    found = [command for command in named_commands(example) if not command.startswith("evonas search")]
     assert f"python examples/{example.name}" in found
     tiny = TINY.get(example.stem, "")
     run_all([c + tiny if c.startswith("python") else c for c in found], tmp_path, reader)
 
 
-SEARCHED = [e for e in EXAMPLES if any(map(is_search, named_commands(e)))]
-QUICK = ("own_primitive", "own_evaluator")
-
-
-@pytest.mark.parametrize(
-    "example",
-    [pytest.param(e, marks=() if e.stem in QUICK else pytest.mark.slow, id=e.stem) for e in SEARCHED],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_the_searches_that_the_example_names(
     example: Path, tmp_path: Path, reader: Callable[..., str]
 ) -> None:
-    run_all([command for command in named_commands(example) if is_search(command)], tmp_path, reader)
+    found = [command for command in named_commands(example) if command.startswith("evonas search")]
+    assert bool(found) == example.stem.startswith("own_")
+    run_all(found, tmp_path, reader)
 
 
 def test_the_settings_of_make_search_fit() -> None:
