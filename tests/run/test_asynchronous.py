@@ -73,7 +73,8 @@ def kill_and_resume(root: Path, kills: int, options: dict[str, object]) -> RunDi
         assert process.stdout is not None
         process.stdout.readline()
     out, error = process.communicate(timeout=120)
-    assert process.returncode == 0 and out.strip().endswith("finished"), error
+    assert process.returncode == 0, error
+    assert out.strip().endswith("finished"), error
     return RunDirectory.open(path)
 
 
