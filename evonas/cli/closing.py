@@ -19,7 +19,13 @@ def print_closing(run: Run) -> None:
     front = [r.to_dict(proxies) for r in progress.front()]
     print()
     if front:
-        emit(score_table(f"Front of the search: {len(front)} layers, validation accuracy", front, proxies))
+        emit(
+            score_table(
+                f"Front of the search: {len(front)} layer{'s' * (len(front) != 1)}, validation accuracy",
+                front,
+                proxies,
+            )
+        )
     else:
         emit("No candidate of the search was trained to the end on every proxy.")
     if progress.ranking:

@@ -70,21 +70,16 @@ def verdict(ranking: Sequence[Mapping[str, Any]]) -> list[str]:
         f"Best layer found: {found['name']}, {spread(found['mean'], found['std'])} over {found['n']} seeds."
     ]
     baselines = [r for r in ranked if r["arm"] == "baseline"]
-    rivals = [
-        ("plain ReLU without norm", next((r for r in baselines if r["name"] == "relu"), None)),
-        ("the best baseline", next(iter(baselines), None)),
-        ("random search (the control)", next((r for r in ranked if r["arm"] == "control"), None)),
-    ]
-    for words, rival in rivals:
-        if rival is not None:
-            lines.append(f"  {_compare(found, rival)} {words}{_named(words, rival)}.")
-            if rival["name"] == "relu":
-                lines[-1] = lines[-1][:-1] + f"; {_proxies_above(found, rival)}."
+    best, relu = next(iter(baselines), None), next((r for r in baselines if r["name"] == "relu"), None)
+    control = next((r for r in ranked if r["arm"] == "control"), None)
+    if relu is not None:
+        words = "plain ReLU without norm" + (", which is the best baseline" if relu is best else "")
+        lines.append(f"  {_compare(found, relu)} {words}; {_proxies_above(found, relu)}.")
+    if best is not None and best is not relu:
+        lines.append(f"  {_compare(found, best)} the best baseline, {best['name']}.")
+    if control is not None:
+        lines.append(f"  {_compare(found, control)} random search (the control), {control['name']}.")
     return lines
-
-
-def _named(words: str, rival: Mapping[str, Any]) -> str:
-    return "" if rival["name"] == "relu" and "ReLU" in words else f", {rival['name']}"
 
 
 def _compare(found: Mapping[str, Any], rival: Mapping[str, Any]) -> str:

@@ -20,6 +20,8 @@ STEP_SECONDS = {"resnet": 0.045, "mobilenet": 0.045, "efficientnet": 0.060}
 #: Share of the candidates that reach the slots and pass the quality and stability tests; a rough middle for the
 #: estimate between "none does" and "all do". Runs differ: the funnel table of a run has its own.
 PASS_SHARE = 0.3
+#: Share of the quality test's steps after which the hurdle says no; ``evonas.evaluation.funnel.Hurdle.at``.
+HURDLE_SHARE = 0.3
 #: Bytes of the log and of candidates.parquet per proposed candidate, and proposals per evaluated candidate.
 LOG_BYTES, PROPOSALS = 600, 15
 #: Memory of a process with torch and the data loaded, and of a forked slot beyond it, at scale tiny.
@@ -49,11 +51,6 @@ class ProxyCost:
     def training(self) -> float:
         """Full training and its score."""
         return self.steps * self.step + self.validation
-
-    @property
-    def quality(self) -> float:
-        """The quality test alone."""
-        return min(self.quality_steps, self.steps) * self.step + self.validation
 
     @property
     def stability(self) -> float:
@@ -132,6 +129,7 @@ def _cores() -> int:
 def _stages(settings: Settings) -> list[str]:
     names = ["structural", "duplicate"]
     names += ["probe"] if settings.screening.probe else []
+    names += ["hurdle"] if settings.evaluation.hurdle else []
     names += ["quality"] if settings.evaluation.quality else []
     names += ["stability"] if settings.evaluation.stability else []
     names += ["matter"] if settings.matter.enabled else []
@@ -144,14 +142,24 @@ def _trainings(
     """Full trainings and training steps, from all-rejected to all-trained."""
     full = sum(c.steps for c in costs)
     final = sum(round(c.steps * settings.rerank.budget) for c in costs)
-    first = costs[0].quality_steps if settings.evaluation.quality else costs[0].steps
+    first = _first_test(settings, costs[0])
     always = baselines * full + replicates * final
     return {
         "low": (baselines + replicates) * len(costs),
         "high": (candidates + baselines + replicates) * len(costs),
-        "steps_low": always + candidates * min(first, costs[0].steps),
+        "steps_low": always + candidates * first,
         "steps_high": always + candidates * full,
     }
+
+
+def _first_test(settings: Settings, cost: ProxyCost) -> int:
+    """Training steps after which a candidate can be turned away at the earliest."""
+    steps = cost.steps
+    if settings.evaluation.quality:
+        steps = cost.quality_steps
+    if settings.evaluation.hurdle:
+        steps = max(1, round(HURDLE_SHARE * cost.quality_steps))
+    return min(steps, cost.steps)
 
 
 def _seconds(
@@ -165,7 +173,9 @@ def _seconds(
     final = sum(
         c.training + c.step * c.steps * (settings.rerank.budget - 1) + 2 * c.validation for c in costs
     )
-    rejected = costs[0].quality if evaluation.quality else trained
+    rejected = _first_test(settings, costs[0]) * costs[0].step
+    if not evaluation.hurdle:
+        rejected += costs[0].validation
     always = baselines * trained + replicates * final
     at_once = max(1, min(settings.workers.count, cores))
     figures = {

@@ -115,6 +115,7 @@ def evaluator_spec(settings: Settings) -> EvaluatorSpec:
             "data_path",
             "changes",
             "layer",
+            "hurdle",
             "quality",
             "stability",
             "device",

@@ -38,6 +38,7 @@ def end(process):
     return process.returncode, out, err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_drains(tmp_path, number):
     process = begin(tmp_path)

@@ -189,10 +189,11 @@ def test_doctor(call, tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
+@pytest.mark.slow
 def test_a_live_run_a_dead_one_and_its_resumption(tmp_path):
     process = start(
-        "search", *HASHED, "--set", "evaluation.options.delay=0.05", "--seed", "4", "--candidates", "60",
-        "--backend", "inline", cwd=tmp_path,
+        "search", *HASHED, "--set", "evaluation.options.delay=0.05", "--seed", "4", "--candidates", "30",
+        "--backend", "inline", "--no-rerank", cwd=tmp_path,
     )  # fmt: skip
     try:
         content = _status_once(tmp_path, lambda c: c["state"]["arms"]["search"]["finished"] >= 3)
