@@ -128,9 +128,9 @@ def test_a_folder_that_cannot_be_written(call, tmp_path, out):
 
 def test_a_full_disk_loses_nothing_that_was_said(tmp_path):
     def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    full = evonas("search", *QUICK, "--candidates", "60", cwd=tmp_path, preexec_fn=limit)
+    full = evonas("search", *QUICK, "--candidates", "10", "--no-rerank", cwd=tmp_path, preexec_fn=limit)
     assert full.returncode == 4, full.stderr
     assert "events are safe" in full.stderr
     assert "evonas resume" in full.stderr
