@@ -148,7 +148,12 @@ class Trainer:
         right = torch.zeros((), dtype=torch.int64, device=self.device)
         with torch.no_grad():
             batches = whole(
-                split, self.proxy.data, batch=spec.eval_batch, crop=spec.eval_crop, pool=spec.pool, device=self.device
+                split,
+                self.proxy.data,
+                batch=spec.eval_batch,
+                crop=spec.eval_crop,
+                pool=spec.pool,
+                device=self.device,
             )
             for images, labels in batches:
                 logits = self.network(images)

@@ -9,7 +9,17 @@ from typing import Any
 from evonas.run.schema import Event
 
 #: Order of the stages; those before ``quality`` are ours, quality and stability are the paper's.
-STAGES = ("structural", "duplicate", "probe", "hurdle", "quality", "stability", "matter", "training", "evaluation")
+STAGES = (
+    "structural",
+    "duplicate",
+    "probe",
+    "hurdle",
+    "quality",
+    "stability",
+    "matter",
+    "training",
+    "evaluation",
+)
 _CHEAP = STAGES[:3]
 
 
