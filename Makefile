@@ -62,7 +62,7 @@ fmt: $(STAMP) ## Repair style in place
 bench: $(STAMP) ## Measure: search loop, log and workers, into benchmarks/results/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e ".[bench]"
 	@mkdir -p benchmarks/results
-	@status=0; for name in search_loop log workers; do \
+	@status=0; for name in search_loop log workers many_workers; do \
 	  echo "benchmarks/$$name.py" >&2; \
 	  $(THREADS) $(BIN)/python benchmarks/$$name.py --json > benchmarks/results/$$name.json.part || status=1; \
 	  mv benchmarks/results/$$name.json.part benchmarks/results/$$name.json; \

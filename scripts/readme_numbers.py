@@ -177,6 +177,47 @@ def workers(root: Path) -> str | None:
     return head + table(columns, rows)
 
 
+@block
+def worker_targets(root: Path) -> str | None:
+    """benchmarks/workers.py against its targets."""
+    report = results(root, "workers")
+    if report is None:
+        return None
+    rates, n = report["rates"], report["slots"]
+    rows = []
+    for what, value, bound, most in (
+        (f"{n} slots ready through Ray, s", report["start_ray"]["ready_s"], 15, True),
+        ("memory of the whole tree, GiB", report["start_ray"]["tree_pss_mib"] / 1024, 4, True),
+        ("Ray backend to raw Ray, one candidate per message", rates["ray_to_raw_ray"], 0.7, False),
+        ("the same by processor time", rates["cpu_ray_to_raw_ray"], 0.7, False),
+        ("Ray backend to raw Ray, batches of 64", rates["ray_batch64_to_raw_ray_batch64"], 0.5, False),
+        ("local backend to raw Ray", rates["local_to_raw_ray"], 8, False),
+        ("driver with Ray, % of a processor at 0.1 s", 100 * report["driver_ray"]["cpu_share"], 5, True),
+        ("driver with local slots, % of a processor at 0.1 s", 100 * report["driver_local"]["cpu_share"], 5, True),
+    ):
+        met = value <= bound if most else value >= bound
+        rows.append([what, f"{value:.2f}", f"{'<=' if most else '>='} {bound}", "yes" if met else "no"])
+    return table(["target", "measured", "bound", "met"], rows)
+
+
+@block
+def many_workers(root: Path) -> str | None:
+    """benchmarks/many_workers.py."""
+    report = results(root, "many_workers")
+    if report is None:
+        return None
+    rows = [
+        ["workers, on processors", f"{report['workers']} on {report['cpus']}"],
+        ["peak memory of all processes", f"{report['peak_pss_gib']:.2f} GiB"],
+        ["processes", f"{report['processes']}"],
+        ["first answer after", f"{report['first_answer_s']:.0f} s"],
+        ["evaluations", f"{report['evaluations']} in {report['seconds']:.0f} s"],
+        ["evaluations per minute", f"{report['evaluations_per_minute']:.1f}"],
+        ["exit code", f"{report['exit_code']}"],
+    ]
+    return table(["", "measured"], rows)
+
+
 def fill(text: str, blocks: dict[str, str], page: str = "the page") -> str:
     """The page with every marked place filled; ``SystemExit`` for a name that no block has."""
 
