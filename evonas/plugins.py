@@ -149,7 +149,7 @@ def load_entry_points(group: str) -> dict[str, Any]:
     key = (group, allow)
     if key in _ENTRY_POINTS:
         return _ENTRY_POINTS[key]
-    allowed = None if allow is None else {n.strip() for n in allow.split(",") if n.strip()}
+    allowed = _allowed()
     claims: dict[str, dict[tuple[str, str], importlib.metadata.EntryPoint]] = {}
     for point in importlib.metadata.entry_points(group=group):
         if allowed is None or point.name in allowed:
@@ -166,6 +166,69 @@ def load_entry_points(group: str) -> dict[str, Any]:
             _report(group, name, owners, f"{type(error).__name__}: {error}")
     _ENTRY_POINTS[key] = loaded
     return loaded
+
+
+def entry_point_names(group: str) -> list[str]:
+    """Names of the installed entry points of ``group`` that the allow-list admits; imports nothing."""
+    allowed = _allowed()
+    points = importlib.metadata.entry_points(group=group)
+    return sorted({p.name for p in points if allowed is None or p.name in allowed})
+
+
+def load_entry_point(group: str, name: str) -> Any | None:
+    """The object of one admitted entry point; None if there is none of that name.
+
+    Raises:
+        PluginError: it is installed and admitted, and cannot be used.
+    """
+    if name not in entry_point_names(group):
+        return None
+    loaded = load_entry_points(group)
+    if name in loaded:
+        return loaded[name]
+    reasons = "; ".join(
+        f"{b.distribution}: {b.reason}" for b in broken_plugins() if (b.group, b.name) == (group, name)
+    )
+    raise PluginError(
+        f"the installed plug-in {name!r} of group {group!r} cannot be used: {reasons}",
+        hint=f"repair or uninstall it, or leave it out: {ALLOW_VARIABLE}=name,name lists those to load",
+    )
+
+
+def origin(thing: Any) -> str:
+    """Where a registered function or class was defined, "module:qualified name"."""
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def check_registration(kind: str, name: str, new: Any, old: Any) -> None:
+    """Admit ``new`` under a name that ``old`` has, if both are the same definition.
+
+    The same definition: equal qualified names in the same module, or in the same source file, which a
+    script and a plug-in file may both be.
+
+    Raises:
+        PluginError: two definitions; the message names both.
+    """
+    if origin(new) == origin(old):
+        return
+    source = _source(new)
+    if source is not None and source == _source(old):
+        return
+    raise PluginError(
+        f"the {kind} {name!r} is registered twice: by {origin(old)} and by {origin(new)}",
+        hint="rename one of them, for example with a prefix of your own",
+    )
+
+
+def _source(thing: Any) -> tuple[str, str] | None:
+    code = getattr(thing, "__code__", None)
+    return None if code is None else (os.path.realpath(code.co_filename), thing.__qualname__)
+
+
+def _allowed() -> set[str] | None:
+    allow = os.environ.get(ALLOW_VARIABLE)
+    return None if allow is None else {n.strip() for n in allow.split(",") if n.strip()}
 
 
 def broken_plugins() -> tuple[BrokenPlugin, ...]:

@@ -125,6 +125,12 @@ def whole(
     """
     images, labels = tensors(split, torch.device(device))
     if crop is not None:
+        height, width = images.shape[2:]
+        if crop > min(height, width):
+            raise UsageError(
+                f"the images that are scored are {height}x{width}, needed is the window {crop}x{crop}",
+                hint="make eval_crop smaller",
+            )
         top, left = ((size - crop) // 2 for size in images.shape[2:])
         images = images[:, :, top : top + crop, left : left + crop]
     normalise = Normalise(view, pool, torch.device(device))

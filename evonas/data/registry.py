@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from evonas.data.types import Dataset, RawData, Split, checked_split
 from evonas.errors import DataError, PluginError, UsageError, unknown_name
+from evonas.plugins import check_registration, entry_point_names, load_entry_point, origin
 from evonas.rng import Draws
 
 Loader = Callable[..., RawData]
@@ -30,9 +30,20 @@ DEFAULT = "fashion_mnist_small"
 
 
 def dataset(name: str) -> Callable[[Loader], Loader]:
-    """Register a loader ``f(path=None, **options) -> RawData`` under ``name``."""
+    """Register a loader ``f(path=None, **options) -> RawData`` under ``name``.
+
+    Raises PluginError for the name of a built-in data set, and for a name that another function has; the
+    same function of the same module may be registered again.
+    """
 
     def register(loader: Loader) -> Loader:
+        if name in _BUILTIN and origin(loader).partition(":")[0] != _BUILTIN[name]:
+            raise PluginError(
+                f"the data set {name!r} of {origin(loader)} has the name of the one of {_BUILTIN[name]}",
+                hint="rename it, for example with a prefix of your own",
+            )
+        if name in _LOADERS:
+            check_registration("data set", name, loader, _LOADERS[name])
         _LOADERS[name] = loader
         return loader
 
@@ -41,23 +52,16 @@ def dataset(name: str) -> Callable[[Loader], Loader]:
 
 def names() -> list[str]:
     """Every data set that ``load`` knows, built-in, registered or installed."""
-    return sorted({*_BUILTIN, *_LOADERS, *(e.name for e in entry_points(group=ENTRY_POINTS))})
+    return sorted({*_BUILTIN, *_LOADERS, *entry_point_names(ENTRY_POINTS)})
 
 
 def _loader(name: str) -> Loader:
     if name not in _LOADERS and name in _BUILTIN:
         import_module(_BUILTIN[name])
     if name not in _LOADERS:
-        for entry in entry_points(group=ENTRY_POINTS):
-            if entry.name == name:
-                try:
-                    loaded = entry.load()
-                except Exception as error:
-                    raise PluginError(
-                        f"the data set {name!r} of the installed package cannot be imported: {error}",
-                        hint=f"check the entry point {entry.value!r} of group {ENTRY_POINTS!r}",
-                    ) from error
-                _LOADERS.setdefault(name, loaded)
+        loader = load_entry_point(ENTRY_POINTS, name)
+        if name not in _LOADERS and loader is not None:
+            dataset(name)(loader)
     if name not in _LOADERS:
         raise unknown_name("data set", name, names())
     return _LOADERS[name]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from evonas.proxies.registry import Proxy, get, names, proxy
+from evonas.proxies.registry import Proxy, data_name, get, names, proxy
 from evonas.proxies.spec import SCALES, ProxySpec
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = [
     "Trainer",
     "build",
     "configure_process",
+    "data_name",
     "get",
     "names",
     "proxy",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any
 
 from evonas.data.registry import load
 from evonas.data.types import Dataset, SearchView
 from evonas.errors import PluginError, unknown_name
+from evonas.plugins import check_registration, entry_point_names, load_entry_point, origin
 from evonas.proxies.spec import SCALES, ProxySpec
 
 #: (spec, make_layer, in_channels, classes) -> torch.nn.Module from (N, in_channels, H, W) to logits.
@@ -51,10 +51,18 @@ def proxy(
 
     It must call ``make_layer(channels)`` at every place where a norm and an activation would stand.
     ``scales`` gives its budgets (None: those of ``resnet``), ``data`` the data set it is trained on when
-    the caller names none.
+    the caller names none. Raises PluginError for the name of an anchor, and for a name that another
+    function has; the same function of the same module may be registered again.
     """
 
     def register(network: Network) -> Network:
+        if name in BUILTIN:
+            raise PluginError(
+                f"the proxy {name!r} of {origin(network)} has the name of evonas.proxies.networks:{name}",
+                hint="rename it, for example with a prefix of your own",
+            )
+        if name in _ENTRIES:
+            check_registration("proxy", name, network, _ENTRIES[name].network)
         table = SCALES_OF_RESNET if scales is None else dict(scales)
         _ENTRIES[name] = _Entry(network, table, data)
         return network
@@ -67,8 +75,7 @@ SCALES_OF_RESNET = {scale: specs["resnet"] for scale, specs in SCALES.items()}
 
 def names() -> list[str]:
     """Every proxy that ``get`` knows: the anchors first, then the others by name."""
-    installed = (e.name for e in entry_points(group=ENTRY_POINTS))
-    return [*BUILTIN, *sorted({*_ENTRIES, *installed} - set(BUILTIN))]
+    return [*BUILTIN, *sorted({*_ENTRIES, *entry_point_names(ENTRY_POINTS)} - set(BUILTIN))]
 
 
 def _entry(name: str) -> _Entry:
@@ -78,20 +85,20 @@ def _entry(name: str) -> _Entry:
         specs = {scale: table[name] for scale, table in SCALES.items()}
         _ENTRIES[name] = _Entry(getattr(networks, name), specs, None)
     if name not in _ENTRIES:
-        for entry in entry_points(group=ENTRY_POINTS):
-            if entry.name == name:
-                try:
-                    network = entry.load()
-                except Exception as error:
-                    raise PluginError(
-                        f"the proxy {name!r} of the installed package cannot be imported: {error}",
-                        hint=f"check the entry point {entry.value!r} of group {ENTRY_POINTS!r}",
-                    ) from error
-                if name not in _ENTRIES:
-                    proxy(name)(network)
+        network = load_entry_point(ENTRY_POINTS, name)
+        if name not in _ENTRIES and network is not None:
+            proxy(name)(network)
     if name not in _ENTRIES:
         raise unknown_name("proxy", name, names())
     return _ENTRIES[name]
+
+
+def data_name(name: str) -> str | None:
+    """The data set that ``@proxy(name, data=...)`` named; None where it named none, as for the anchors.
+
+    Raises UsageError for an unknown proxy. Imports no torch for the anchors.
+    """
+    return None if name in BUILTIN else _entry(name).data
 
 
 def get(

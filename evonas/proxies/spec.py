@@ -7,17 +7,68 @@ cosine); ``paper_b`` is its setting for layers with batch statistics (2,000 step
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from evonas.errors import UsageError
 
 SCHEDULES = ("constant", "cosine")
+RESNET50 = (3, 4, 6, 3)
+MOBILENET_V2 = (1, 2, 3, 4, 3, 3, 1)
+EFFICIENTNET_B0 = (1, 2, 2, 3, 3, 4, 1)
+#: the built-in networks and their number of stages.
+STAGES = {
+    "resnet": len(RESNET50),
+    "mobilenet": len(MOBILENET_V2),
+    "efficientnet": len(EFFICIENTNET_B0),
+}
+
+
+def _whole(low: int) -> tuple[str, Callable[[Any], bool]]:
+    return f"a whole number, at least {low}", lambda v: type(v) is int and v >= low
+
+
+def _number(words: str, fits: Callable[[float], bool]) -> tuple[str, Callable[[Any], bool]]:
+    return words, lambda v: type(v) in (int, float) and math.isfinite(v) and fits(v)
+
+
+_TEXT = ("a name", lambda v: isinstance(v, str) and v != "")
+_FLAG = ("true or false", lambda v: isinstance(v, bool))
+_POSITIVE = _number("a number above 0", lambda v: v > 0)
+_FROM_ZERO = _number("a number, at least 0", lambda v: v >= 0)
+_COUNTS = ("whole numbers, each at least 1", lambda v: bool(v) and all(type(n) is int and n >= 1 for n in v))
+
+#: what each field may hold: in words, and as a function.
+_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "network": _TEXT,
+    "width": _POSITIVE,
+    "depth": _COUNTS,
+    **{name: _whole(1) for name in ("crop", "batch", "steps", "pool", "divisor", "kernel_limit", "head")},
+    "lr": _POSITIVE,
+    "strides": ("five whole numbers, each at least 1", lambda v: len(v) == 5 and _COUNTS[1](v)),
+    "schedule": (f"one of {', '.join(SCHEDULES)}", lambda v: v in SCHEDULES),
+    "momentum": _number("a number from 0 to below 1", lambda v: 0 <= v < 1),
+    "nesterov": _FLAG,
+    "weight_decay": _FROM_ZERO,
+    "label_smoothing": _number("a number from 0 to below 1", lambda v: 0 <= v < 1),
+    "clip": ("a number above 0, or None", lambda v: v is None or _POSITIVE[1](v)),
+    "flip": _FLAG,
+    "eval_crop": ("a whole number, at least 1, or None", lambda v: v is None or _whole(1)[1](v)),
+    "eval_batch": _whole(1),
+    "quality_steps": _whole(1),
+    "quality_threshold": _FROM_ZERO,
+    "stability_steps": _whole(0),
+    "stability_batch": _whole(1),
+    "stability_lr": _POSITIVE,
+    "stability_limit": _POSITIVE,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class ProxySpec:
-    """Architecture and budget of one proxy.
+    """Architecture and budget of one proxy. Raises UsageError for values of another type or out of range.
 
     ``depth``: blocks per stage. ``width``: multiplies the channels of the original network, rounded to a
     multiple of ``divisor``. ``strides``: of the network's five spatial reductions, in order (the original
@@ -62,31 +113,47 @@ class ProxySpec:
     stability_limit: float = 1e8
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise UsageError(f"schedule {self.schedule!r}, needed is one of {', '.join(SCHEDULES)}")
-        for name in ("width", "crop", "batch", "steps", "lr", "pool", "divisor", "eval_batch"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} is {getattr(self, name)}, needed is a number above 0")
-        if self.crop % self.pool:
-            raise UsageError(f"crop {self.crop} is not a multiple of pool {self.pool}")
+        for name in ("depth", "strides"):
+            value = getattr(self, name)
+            if not isinstance(value, (tuple, list)):
+                raise UsageError(f"{name} is {value!r}, needed is a list of whole numbers, each at least 1")
+            object.__setattr__(self, name, tuple(value))
+        for name, (needed, fits) in _RULES.items():
+            value = getattr(self, name)
+            if not fits(value):
+                raise UsageError(f"{name} is {value!r}, needed is {needed}")
+        stages = STAGES.get(self.network, len(self.depth))
+        if len(self.depth) != stages:
+            raise UsageError(
+                f"depth is {self.depth!r}, needed are {stages} whole numbers: {self.network} has {stages} stages"
+            )
+        for name in ("crop", "eval_crop"):
+            value = getattr(self, name)
+            if value is not None and value % self.pool:
+                raise UsageError(f"{name} is {value}, needed is a multiple of pool, {self.pool}")
 
     def replace(self, **changes: Any) -> ProxySpec:
-        """A copy with other values. Raises UsageError for a field that does not exist."""
+        """A copy with other values; a list is taken for a tuple.
+
+        Raises UsageError for a field that does not exist, for a value that does not fit it, and for another
+        ``network``, which is the name of the proxy.
+        """
         unknown = set(changes) - set(self.__dataclass_fields__)
         if unknown:
             raise UsageError(
                 f"a proxy has no field {sorted(unknown)[0]!r}",
                 hint=f"fields are {', '.join(self.__dataclass_fields__)}",
             )
+        if changes.get("network", self.network) != self.network:
+            raise UsageError(
+                f"network is {changes['network']!r}, it cannot be changed: this proxy is made of {self.network!r}",
+                hint="name another proxy, --proxies",
+            )
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-
-RESNET50 = (3, 4, 6, 3)
-MOBILENET_V2 = (1, 2, 3, 4, 3, 3, 1)
-EFFICIENTNET_B0 = (1, 2, 2, 3, 3, 4, 1)
 
 _TINY: dict[str, Any] = {
     "crop": 24, "pool": 2, "batch": 32, "steps": 120, "divisor": 4, "head": 256, "kernel_limit": 3,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 
 import pytest
 
-from evonas import plugins
-from evonas.errors import PluginError
+from evonas import data, plugins, proxies
+from evonas.errors import PluginError, UsageError
 
 
 def write(folder, text, name="mine.py"):
@@ -57,13 +58,13 @@ def test_a_changed_or_missing_file_is_refused(tmp_path):
         plugins.describe_plugins([tmp_path / "none.py"])
 
 
-def install(folder, name, points):
+def install(folder, name, points, group="evonas.primitives"):
     """A distribution as pip leaves it: metadata and the modules that its entry points name."""
     info = folder / f"{name}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     lines = "\n".join(f"{key} = {value}" for key, value in points.items())
-    (info / "entry_points.txt").write_text(f"[evonas.primitives]\n{lines}\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{lines}\n")
 
 
 @pytest.fixture
@@ -94,3 +95,41 @@ def test_the_allow_list(site, monkeypatch, allow, names):
     monkeypatch.setenv(plugins.ALLOW_VARIABLE, allow)
     assert set(plugins.load_entry_points("evonas.primitives")) == names
     assert plugins.broken_plugins() == ()
+
+
+@pytest.mark.parametrize("kind", ["proxies", "datasets"])
+def test_the_allow_list_holds_for_proxies_and_data_sets(tmp_path, monkeypatch, kind):
+    registry = {"proxies": proxies.registry, "datasets": data.registry}[kind]
+    lookup = {"proxies": proxies.registry._entry, "datasets": data.registry._loader}[kind]
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(plugins, "_ENTRY_POINTS", {})
+    monkeypatch.setattr(plugins, "_BROKEN", {})
+    module = f"evonas_test_allowed_{kind}"
+    write(tmp_path, "def made(*arguments, **options):\n    raise RuntimeError\n", f"{module}.py")
+    names = {f"{module}_fine": f"{module}:made", f"{module}_bad": f"{module}:absent"}
+    install(tmp_path, "gamma", names, f"evonas.{kind}")
+    importlib.invalidate_caches()
+    monkeypatch.setenv(plugins.ALLOW_VARIABLE, "another")
+    assert not set(names) & set(registry.names())
+    with pytest.raises(UsageError, match="unknown"):
+        lookup(f"{module}_fine")
+    assert module not in sys.modules
+    monkeypatch.delenv(plugins.ALLOW_VARIABLE)
+    assert set(names) <= set(registry.names())
+    lookup(f"{module}_fine")
+    assert module in sys.modules
+    with pytest.raises(PluginError, match="gamma: AttributeError"):
+        lookup(f"{module}_bad")
+
+
+def test_a_script_and_the_same_file_as_a_plugin_are_one_definition(tmp_path):
+    path = write(tmp_path, "def thing():\n    return 1\n", "evonas_test_same.py")
+    first, second = (importlib.util.spec_from_file_location(n, path) for n in ("one", "two"))
+    made = []
+    for spec in (first, second):
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        made.append(module.thing)
+    plugins.check_registration("proxy", "thing", made[1], made[0])
+    with pytest.raises(PluginError, match="one:thing and by"):
+        plugins.check_registration("proxy", "thing", write, made[0])

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import evonas.data
+import evonas.data.batches
 from evonas.data import RawData, Split, dataset, load
-from evonas.errors import DataError, EnvironmentUnusable, UsageError
+from evonas.errors import DataError, EnvironmentUnusable, PluginError, UsageError
 
 TRAIN10 = [f"data_batch_{i}.bin" for i in range(1, 6)]
 
@@ -176,10 +177,12 @@ def test_registered_data_set_is_split_and_checked():
     labels = np.arange(20) % 2
     parts = {"labels": labels, "images": images}
 
-    @dataset("of_the_tests")
-    def loader(path=None):
-        return RawData(Split(parts["images"], parts["labels"]), None, ("a", "b"), source="of_the_tests")
+    def register(**changed):
+        @dataset("of_the_tests")
+        def loader(path=None):
+            return RawData(Split(**{**parts, **changed}), None, ("a", "b"), source="of_the_tests")
 
+    register()
     assert "of_the_tests" in evonas.data.names()
     data = load("of_the_tests")
     assert len(data.train) + len(data.validation) + len(data.heldout) == 20
@@ -190,10 +193,37 @@ def test_registered_data_set_is_split_and_checked():
         ("images", images * 1.0, "needed is uint8"),
         ("images", images[0], "needed is \\(N, C, H, W\\)"),
     ):
-        dataset("of_the_tests")(
-            lambda path=None, name=name, value=value: RawData(
-                Split(**{**parts, name: value}), None, ("a", "b"), source="of_the_tests"
-            )
-        )
+        register(**{name: value})
         with pytest.raises(DataError, match=message):
             load("of_the_tests")
+
+
+def test_a_name_belongs_to_one_loader():
+    def loader(path=None):
+        raise AssertionError
+
+    def other(path=None):
+        raise AssertionError
+
+    with pytest.raises(
+        PluginError, match=r"'cifar10' of \S+loader has the name of the one of evonas\.data\.cifar"
+    ):
+        dataset("cifar10")(loader)
+    dataset("claimed_twice")(loader)
+    dataset("claimed_twice")(loader)
+    other.__module__ = "elsewhere"
+    with pytest.raises(PluginError, match=r"twice: by \S+loader and by elsewhere:\S+other"):
+        dataset("claimed_twice")(other)
+
+
+def test_images_smaller_than_the_window_that_is_scored():
+    images = np.zeros((20, 1, 4, 4), np.uint8)
+    split = Split(images, np.arange(20) % 2)
+
+    @dataset("small_of_the_tests")
+    def loader(path=None):
+        return RawData(split, None, ("a", "b"), source="small_of_the_tests")
+
+    view = load("small_of_the_tests").search_view()
+    with pytest.raises(UsageError, match="4x4, needed is the window 6x6"):
+        next(evonas.data.batches.whole(view.validation, view, batch=4, crop=6))

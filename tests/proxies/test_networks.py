@@ -6,7 +6,7 @@ from reference_layers import EvoNormS0, Identity
 from torch import nn
 
 import evonas.proxies as proxies
-from evonas.errors import UsageError
+from evonas.errors import PluginError, UsageError
 from evonas.proxies import networks
 from evonas.proxies.spec import EFFICIENTNET_B0, MOBILENET_V2, RESNET50, SCALES, ProxySpec
 
@@ -128,8 +128,67 @@ def test_unknown_names_scales_and_fields():
         proxies.get("resnet", stepz=3)
     with pytest.raises(UsageError, match="steps is 0"):
         proxies.get("resnet", steps=0)
-    with pytest.raises(UsageError, match="strides are"):
-        proxies.build(proxies.get("resnet", strides=(2, 2)), Identity, 0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "needed"),
+    [
+        ("steps", "abc", "a whole number, at least 1"),
+        ("batch", True, "a whole number, at least 1"),
+        ("quality_steps", -5, "a whole number, at least 1"),
+        ("stability_steps", -1, "a whole number, at least 0"),
+        ("kernel_limit", 3.0, "a whole number, at least 1"),
+        ("lr", float("nan"), "a number above 0"),
+        ("width", "1/4", "a number above 0"),
+        ("quality_threshold", -0.5, "a number, at least 0"),
+        ("momentum", 1.0, "from 0 to below 1"),
+        ("clip", 0, "a number above 0, or None"),
+        ("nesterov", 1, "true or false"),
+        ("schedule", ["cosine"], "one of constant, cosine"),
+        ("depth", [1], "4 whole numbers: resnet has 4 stages"),
+        ("depth", [1, 1, 0, 1], "whole numbers, each at least 1"),
+        ("depth", 4, "a list of whole numbers"),
+        ("strides", (2, 2), "five whole numbers"),
+        ("crop", 23, "a multiple of pool, 2"),
+        ("eval_crop", 25, "a multiple of pool, 2"),
+        ("network", "foo", "cannot be changed"),
+    ],
+)
+def test_a_spec_refuses_values_that_do_not_fit(field, value, needed):
+    spec = proxies.SCALES["tiny"]["resnet"]
+    with pytest.raises(UsageError, match=rf"^{field} is ") as caught:
+        spec.replace(**{field: value})
+    assert needed in caught.value.message
+
+
+def test_a_spec_takes_lists_as_configuration_files_give_them():
+    spec = proxies.SCALES["tiny"]["mobilenet"].replace(
+        depth=[1] * 7, lr=1, eval_crop=None, network="mobilenet"
+    )
+    assert spec.depth == (1,) * 7
+    assert spec == proxies.ProxySpec(**spec.to_dict())
+
+
+def test_a_name_belongs_to_one_network():
+    def network(spec, make_layer, in_channels, classes):
+        return make_layer(in_channels)
+
+    def other(spec, make_layer, in_channels, classes):
+        return make_layer(in_channels)
+
+    with pytest.raises(
+        PluginError, match=r"'resnet' of \S*network has the name of evonas\.proxies\.networks:resnet"
+    ):
+        proxies.proxy("resnet")(network)
+    assert proxies.data_name("resnet") is None
+    proxies.proxy("claimed_twice", data="cifar10")(network)
+    proxies.proxy("claimed_twice", data="cifar10")(network)
+    other.__module__ = "elsewhere"
+    with pytest.raises(PluginError, match=r"twice: by \S+network and by elsewhere:\S+other"):
+        proxies.proxy("claimed_twice")(other)
+    assert proxies.data_name("claimed_twice") == "cifar10"
+    with pytest.raises(UsageError, match="unknown proxy"):
+        proxies.data_name("claimed_by_nobody")
 
 
 def test_a_network_of_ones_own():
