@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def print_closing(run: Run) -> None:
     """The report on stdout."""
-    progress = read_progress(run.directory.config, run.events())
+    progress = read_progress(run.config, run.events())
     proxies = progress.proxies
     front = [r.to_dict(proxies) for r in progress.front()]
     print()
@@ -51,7 +51,7 @@ def next_commands(run: Run, found: bool) -> list[str]:
 
 def closing_document(run: Run) -> dict[str, Any]:
     """The report as plain values."""
-    progress = read_progress(run.directory.config, run.events())
+    progress = read_progress(run.config, run.events())
     front = [r.to_dict(progress.proxies) for r in progress.front()]
     return {
         "run": str(run.path),

@@ -17,8 +17,9 @@ from evonas.cli.output import document, plain
 from evonas.cli.panel import Watch, make_watch
 from evonas.cli.progress import Progress, read_progress
 from evonas.errors import UsageError
-from evonas.run.directory import RunDirectory, find_run
+from evonas.run.directory import RunDirectory
 from evonas.run.log import read_events, scan_log
+from evonas.run.run import Run
 from evonas.run.session import create_run, execute, with_plugins
 from evonas.run.settings import Settings, resolve
 
@@ -82,8 +83,8 @@ def resume(request: Request, spec: str) -> int:
     Raises:
         UsageError: no such run, it is finished, or a setting that its decisions depend on is to be changed.
     """
-    directory = find_run(spec, request.out)
-    recorded = directory.config
+    run = Run(spec, request.out)
+    directory, recorded = run.directory, run.config
     ambient = {
         k: v
         for k, v in os.environ.items()
@@ -194,7 +195,6 @@ def _finish(
         how = "drained" if code == INTERRUPTED else "stopped at once"
         print(f"interrupted ({how}); go on with: evonas resume {directory.path}", file=sys.stderr, flush=True)
     from evonas.cli.closing import closing_document, print_closing
-    from evonas.run.run import Run
 
     run = Run(directory)
     if not any((directory.path / "events").glob("*.arrows")):

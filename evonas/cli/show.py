@@ -48,7 +48,7 @@ def show(
 
     load_all_plugins(describe_plugins(plugins))
     history: History | None = None
-    if candidate is not None or (Path(target) / "run.json").is_file():
+    if candidate is not None or _is_run(target):
         history = History(Run(target, runs), candidate or "best")
         layer = history.layer()
     else:
@@ -64,6 +64,13 @@ def show(
     if history is not None:
         print_history(history)
     return 0
+
+
+def _is_run(target: str) -> bool:
+    try:
+        return (Path(target) / "run.json").is_file()
+    except OSError:  # a text that no file system takes for a name, such as a long formula
+        return False
 
 
 def describe(layer: Layer, sizes: tuple[int, ...]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Look:
         self.run = run
         self.status = run.status
         self.holder = lock_holder(run.path)
-        self.progress = Progress(run.directory.config)
+        self.progress = Progress(run.config)
         state = LogState()
         folder = run.path / "events"
         if folder.is_dir() and segment_paths(folder):

@@ -34,7 +34,7 @@ def top(spec: str, root: str, *, arm: str | None, limit: int, sort: str, style: 
     run = Run(spec, root)
     if sort not in ("mean", *run.proxies):
         raise unknown_name("order", sort, ("mean", *run.proxies))
-    progress = read_progress(run.directory.config, run.events())
+    progress = read_progress(run.config, run.events())
     rows = _rows(progress, arm)
     rows.sort(key=lambda r: (-(r["mean"] if sort == "mean" else r["scores"][sort]), r["candidate"]))
     ranking = progress.ranking if arm is None else []

@@ -113,18 +113,29 @@ def resolve_layer(spec: str | Path | Graph | Layer) -> Layer:
     text = spec.strip()
     if text in ZOO:
         return named_layer(text)
-    if text.endswith((".json", ".txt", ".formula")) or text.startswith(("./", "../", "/")):
+    if _looks_like_a_path(text):
         return _from_file(Path(text))
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) and text not in ("x", "v0", "v1"):
-        raise unknown_name("layer", text, ZOO, hint='or write a formula such as "max(x, 0)"')
+        raise unknown_name("layer", _short(text), ZOO, hint='or write a formula such as "max(x, 0)"')
     return Layer("layer", Graph.parse(text))
+
+
+def _looks_like_a_path(text: str) -> bool:
+    return text.endswith((".json", ".txt", ".formula")) or text.startswith(("./", "../", "/"))
+
+
+def _short(text: str) -> str:
+    return ascii(text)[1:-1] if len(text) <= 200 else f"{ascii(text[:100])[1:-1]}... ({len(text)} characters)"
 
 
 def _from_file(path: Path) -> Layer:
     try:
         text = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read a layer from {path}: {error}") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"cannot read a layer from {_short(str(path))}: {getattr(error, 'strerror', None) or error}",
+            hint="name a file that holds a formula, or write the formula itself",
+        ) from None
     name, formula, layout = path.stem, text, "nchw"
     if text.startswith("{"):
         try:

@@ -40,7 +40,7 @@ def load_toml(path: Path) -> dict[str, Any]:
     """Reads a TOML file.
 
     Raises:
-        UsageError: it is missing or malformed.
+        UsageError: it is missing, cannot be read or is malformed.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -48,6 +48,9 @@ def load_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"no such file: {path}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}", hint="correct the file and try again") from error
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UsageError(f"cannot read {str(path)!r}: {reason}", hint="name a TOML file") from None
 
 
 def _table(

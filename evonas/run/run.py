@@ -17,6 +17,7 @@ from evonas.run.funnel_table import FunnelTable
 from evonas.run.lock import lock_holder
 from evonas.run.log import read_events
 from evonas.run.schema import Event
+from evonas.run.settings import Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,15 +31,22 @@ class Run:
         root: where runs are looked for by name.
 
     Raises:
-        UsageError: no such run.
+        UsageError: no such run, or a name that no file can have.
     """
 
     def __init__(
         self, directory: RunDirectory | str | os.PathLike[str], root: str | os.PathLike[str] = "runs"
     ) -> None:
-        self.directory = (
-            directory if isinstance(directory, RunDirectory) else find_run(os.fspath(directory), root)
-        )
+        if isinstance(directory, RunDirectory):
+            self.directory = directory
+            return
+        try:
+            self.directory = find_run(os.fspath(directory), root)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UsageError(
+                f"no run {os.fspath(directory)[:100]!r}: {reason}", hint="evonas status"
+            ) from None
 
     @property
     def path(self) -> Path:
@@ -59,9 +67,26 @@ class Run:
         return status
 
     @property
+    def config(self) -> dict[str, Any]:
+        """The settings in config.toml as nested values, checked; a setting that was None is absent.
+
+        Raises:
+            UsageError: a section, a key or a value that no setting has.
+        """
+        recorded = self.directory.config
+        try:
+            Settings.from_dict(recorded)
+        except UsageError as error:
+            raise UsageError(
+                f"{self.path / 'config.toml'} is damaged: {error.message}",
+                hint=error.hint or "restore it from a copy; the events do not depend on it",
+            ) from error
+        return recorded
+
+    @property
     def proxies(self) -> tuple[str, ...]:
         """Proxy names, in the order of the scores."""
-        return tuple(self.directory.config.get("evaluation", {}).get("proxies", ()))
+        return tuple(self.config.get("evaluation", {}).get("proxies", ()))
 
     def events(self) -> Iterator[Event]:
         """Every event in order."""
@@ -74,9 +99,10 @@ class Run:
     def scored(self, arm: str | None = "search") -> list[dict[str, Any]]:
         """Scored candidates of an arm (None: of all), best mean first: id, arm, formula, scores, mean."""
         found = []
+        proxies = self.proxies
         for row in self.table().to_pylist():
             if row["outcome"] == "scored" and row["arm"] != "rerank" and arm in (None, row["arm"]):
-                scores = {p: row[f"score_{p}"] for p in self.proxies}
+                scores = {p: row[f"score_{p}"] for p in proxies}
                 found.append(
                     {"candidate": row["candidate"], "arm": row["arm"], "formula": row["formula"],
                      "parent": row["parent"], "origin": row["origin"], "scores": scores,

@@ -1,6 +1,7 @@
 """Bad input: what is said, with which exit code, and that nothing is lost."""
 
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -39,7 +40,16 @@ from evonas.run.directory import RunDirectory
         (["search", "--set", "space.nods=3"], 2, ["unknown space option 'nods'", "'nodes'"]),
         (["search", "--set", "strategy.windw=3"], 2, ["'windw'", "'window'"]),
         (["search", "--set", "evaluation.changes.step=3"], 2, ["no field 'step'", "steps"]),
+        (["search", "--set", 'evaluation.changes.steps="abc"'], 2, ["steps is 'abc'", "whole number"]),
+        (["search", "--set", "evaluation.changes.quality_steps=-5"], 2, ["quality_steps is -5"]),
+        (["search", "--set", "evaluation.changes.depth=[1]"], 2, ["depth is (1,)", "7 whole numbers: mobilenet"]),
+        (
+            ["search", "--set", 'evaluation.changes.network="foo"'],
+            2,
+            ["network is 'foo'", "cannot be changed"],
+        ),
         (["search", "--config", "absent.toml"], 2, ["no such file: absent.toml"]),
+        (["search", "--config", "/"], 2, ["cannot read '/'", "Is a directory"]),
         (["search", "--seed-layer", "max(x, 0"], 2, ["column 4", "never closed"]),
         (["search", "--seed-layer", "max(x, erf(x))"], 2, ["erf", "not part of space"]),
         (["search", "--plugin", "absent.py"], 2, ["cannot read the plug-in 'absent.py'"]),
@@ -52,6 +62,10 @@ from evonas.run.directory import RunDirectory
         (["show", "evonrm_s0"], 2, ["unknown layer 'evonrm_s0'", "'evonorm_s0'"]),
         (["show", "relu", "--shape", "1,2"], 2, ["'1,2' is not a shape", "1,64,56,56"]),
         (["show", "absent.json"], 2, ["cannot read a layer from absent.json"]),
+        (["show", "(" * 300], 2, ["too many nested parentheses"]),
+        (["show", "./" + "a" * 300], 2, ["cannot read a layer", "ile name too long"]),
+        (["top", "(" * 300], 2, ["no run", "ile name too long"]),
+        (["resume", "a" * 300], 2, ["no run", "ile name too long"]),
         (["list", "space"], 2, ["'space'", "'spaces'"]),
     ],
 )
@@ -139,6 +153,18 @@ def test_a_full_disk_loses_nothing_that_was_said(tmp_path):
     went_on = evonas("resume", run, cwd=tmp_path)
     assert went_on.returncode == 0, went_on.stderr
     assert evonas("replay", run, "--verify", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("verb", ["top", "status", "resume", "replay"])
+def test_a_damaged_value_among_the_settings_of_a_run(call, run_copy, verb):
+    path = run_copy / "config.toml"
+    text, count = re.subn(r"(?m)^candidates = \d+", 'candidates = "six"', path.read_text())
+    assert count == 1
+    path.write_text(text)
+    code, out, err = call(verb, str(run_copy))
+    assert (code, out) == (2, "")
+    assert "search.candidates" in err
+    assert "Traceback" not in err
 
 
 def test_a_second_writer_is_turned_away(call, run_copy):

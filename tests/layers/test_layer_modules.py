@@ -294,3 +294,15 @@ def test_layers_from_files_and_texts(tmp_path):
     (tmp_path / "g.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="cannot read a layer"):
         resolve_layer(tmp_path / "g.txt")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["(" * 300, "[" * 300, "(" * 300 + "x" + ")" * 300, "a" * 300, "./" + "b" * 300, "/" + "c" * 5000,
+     "x\0.json", "./x\0", "/", "max(x, 0).json", "+".join("x" * 3000)],
+    ids=lambda text: f"{text[:4]!a}-{len(text)}",
+)  # fmt: skip
+def test_long_and_odd_texts_are_refused_in_words(text):
+    with pytest.raises(UsageError) as caught:
+        resolve_layer(text)
+    assert "\0" not in str(caught.value)
