@@ -45,7 +45,8 @@ class SpaceOptions:
     nodes: intermediate nodes (the paper's budget of 14 less its 4 inputs).
     op_draw: "row" draws one of the table's rows, then an index set; "concrete" draws among all pairs, which
         favours moments (24 pairs against 15 rows in the paper's space).
-    distinct_inputs: whether the two arguments of a node must differ (the paper does not say; they may).
+    distinct_inputs: whether the sampler and "replace" draw two different arguments (the paper does not say; they
+        may be equal). The other mutations may still make them equal.
     constant_one: a constant 1 as a fifth input (Figure 1 of the paper's first version draws one).
     batch_independent: reject layers whose *active* graph uses batch statistics (the "S" search).
     index_sets: index sets of the moments; any that the layout allows is legal.

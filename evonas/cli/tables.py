@@ -63,15 +63,19 @@ def verdict(ranking: Sequence[Mapping[str, Any]]) -> list[str]:
     Everything else is "within the spread". It describes these few trainings, it is not a test.
     """
     ranked = [r for r in ranking if r["mean"] is not None]
-    found = next((r for r in ranked if r["arm"] == "search"), None)
+    picked = sorted(
+        ranked, key=lambda r: not r.get("chosen", False)
+    )  # chosen on validation images, if any is
+    found = next((r for r in picked if r["arm"] == "search"), None)
     if found is None:
         return []
     lines = [
         f"Best layer found: {found['name']}, {spread(found['mean'], found['std'])} over {found['n']} seeds."
     ]
     baselines = [r for r in ranked if r["arm"] == "baseline"]
-    best, relu = next(iter(baselines), None), next((r for r in baselines if r["name"] == "relu"), None)
-    control = next((r for r in ranked if r["arm"] == "control"), None)
+    best = next((r for r in picked if r["arm"] == "baseline"), None)
+    relu = next((r for r in baselines if r["name"] == "relu"), None)
+    control = next((r for r in picked if r["arm"] == "control"), None)
     if relu is not None:
         words = "plain ReLU without norm" + (", which is the best baseline" if relu is best else "")
         lines.append(f"  {_compare(found, relu)} {words}; {_proxies_above(found, relu)}.")

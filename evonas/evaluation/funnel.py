@@ -25,7 +25,7 @@ from evonas.graph import Graph
 from evonas.layers import Layer
 from evonas.proxies import Proxy
 from evonas.proxies.screens import quality_test, stability_test
-from evonas.proxies.trainer import Trainer, configure_process
+from evonas.proxies.trainer import Trainer, configured_process
 
 #: Names of the stages that a slot runs, in order. ``matter`` is the check between two proxies.
 STAGES = ("hurdle", "quality", "stability", "training")
@@ -91,7 +91,7 @@ class Hurdle:
 
 
 class Quality:
-    """Liu et al. 2020, section 3: above twice chance after 100 steps, on every proxy."""
+    """Liu et al. 2020, section 3: at least twice chance after 100 steps, on every proxy."""
 
     name = "quality"
 
@@ -146,10 +146,12 @@ class Training:
         known = candidate.outcome.scores
         for proxy in self.evaluator.proxies:
             matters, evidence = can_still_matter(known, names, candidate.task.bar)
-            if not matters:
+            if known:
+                reason = None if matters else "dominated"
                 candidate.outcome.reports.append(
-                    StageReport("matter", False, 0.0, proxy.name, "dominated", evidence)
+                    StageReport("matter", matters, 0.0, proxy.name, reason, evidence)
                 )
+            if not matters:
                 candidate.reject("matter", f"cannot matter any more before {proxy.name}")
                 return
             trainer = self.evaluator.trainer(candidate, proxy)
@@ -183,7 +185,7 @@ class Final:
             trainer = self.evaluator.trainer(candidate, proxy)
             trainer.run()
             started = time.perf_counter()
-            score = trainer.accuracy(self.evaluator.dataset.heldout)
+            score = trainer.accuracy(self.evaluator.datasets[proxy.name].heldout)
             seconds = trainer.seconds + time.perf_counter() - started
             evidence = {"score": score, "validation": trainer.validate(), "diverged_at": trainer.diverged_at}
             candidate.outcome.reports.append(
@@ -197,8 +199,8 @@ class ProxyEvaluator:
 
     Args:
         proxies: names, in the order in which a candidate meets them.
-        scale: tiny, small or paper.
-        data: a data set name; None for each proxy's own. ``data_path``: its folder.
+        scale: tiny, small, paper or paper_b.
+        data: a data set name; None for each proxy's own, or the default. ``data_path``: its folder.
         changes: fields of ``ProxySpec`` to change, for all proxies.
         layer: options of ``GraphLayer`` (groups, group_size, eps, momentum).
         hurdle, quality, stability: whether to run these stages.
@@ -219,10 +221,9 @@ class ProxyEvaluator:
         stability: bool = True,
         device: str = "cpu",
     ) -> None:
-        configure_process()
         self.device = device
-        self.dataset = data_sets.load(data or data_sets.DEFAULT, path=data_path)
-        self.proxies: list[Proxy] = _proxies(proxies, scale, self.dataset, changes)
+        self.datasets = {name: _data_of(name, data, data_path) for name in proxies}
+        self.proxies: list[Proxy] = _proxies(proxies, scale, self.datasets, changes)
         self.layer_options = dict({"groups": GROUPS[scale]} if scale in GROUPS else {}) | dict(layer or {})
         wanted = {"hurdle": hurdle, "quality": quality, "stability": stability, "training": True}
         made: list[Stage] = [Hurdle(self), Quality(self), Stability(self), Training(self)]
@@ -242,8 +243,9 @@ class ProxyEvaluator:
         return candidate.trainers[proxy.name]
 
     def evaluate(self, tasks: Sequence[Task]) -> list[Outcome]:
-        """One outcome per task, in order."""
-        return [self._evaluate(task) for task in tasks]
+        """One outcome per task, in order; the process trains with one thread and denormals as zero meanwhile."""
+        with configured_process():
+            return [self._evaluate(task) for task in tasks]
 
     def _evaluate(self, task: Task) -> Outcome:
         if task.mode not in self.modes:
@@ -259,19 +261,25 @@ class ProxyEvaluator:
         return candidate.outcome
 
 
+def _data_of(proxy: str, data: str | None, path: str | None) -> data_sets.Dataset:
+    """The data set that the settings name, else the proxy's own, else the default."""
+    return data_sets.load(data or proxies.data_name(proxy) or data_sets.DEFAULT, path=path)
+
+
 def _proxies(
-    names: Sequence[str], scale: str, data: data_sets.Dataset, changes: Mapping[str, Any] | None
+    names: Sequence[str], scale: str, data: Mapping[str, data_sets.Dataset], changes: Mapping[str, Any] | None
 ) -> list[Proxy]:
     if not names or len(set(names)) != len(names):
         raise UsageError(
             f"proxies {list(names)}: at least one, and each once", hint="--proxies resnet,mobilenet"
         )
-    return [proxies.get(name, scale=scale, data=data, **dict(changes or {})) for name in names]
+    return [proxies.get(name, scale=scale, data=data[name], **dict(changes or {})) for name in names]
 
 
 def _preload(options: Mapping[str, Any]) -> None:
     """Data and modules that all slots share."""
-    data_sets.load(options.get("data") or data_sets.DEFAULT, path=options.get("data_path"))
+    for name in options.get("proxies", ()):
+        _data_of(name, options.get("data"), options.get("data_path"))
 
 
 @evaluator(

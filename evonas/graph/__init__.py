@@ -10,6 +10,7 @@ from evonas.graph.cost import Cost, cost, resolve_groups
 from evonas.graph.fingerprint import Fingerprint, FingerprintIndex, fingerprint, same_function
 from evonas.graph.formula import format_formula, parse_formula
 from evonas.graph.graph import Graph, GraphBuilder, Node
+from evonas.graph.interop import to_networkx
 from evonas.graph.latex import format_latex
 from evonas.graph.layout import BTC, LAYOUTS, NCHW, Layout, get_layout
 
@@ -38,4 +39,5 @@ __all__ = [
     "parse_formula",
     "resolve_groups",
     "same_function",
+    "to_networkx",
 ]

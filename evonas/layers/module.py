@@ -153,7 +153,7 @@ class GraphLayer(nn.Module):
                 values.append(wide.new_full((1,) * split.dim(), constant))
         for slot, function, args in self._program:
             if slot >= 0:
-                values.append(self.statistics[slot](values[args[0]], split.shape))
+                values.append(self.statistics[slot](values[args[0]]))
             else:
                 assert function is not None
                 values.append(function(*[values[a] for a in args]))

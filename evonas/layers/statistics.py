@@ -31,8 +31,9 @@ class BatchStatistic(nn.Module):
     """One moment whose index set contains the batch.
 
     Training: the batch's moment, and ``running`` <- (1 - momentum) * running + momentum * moment. Evaluation:
-    the value from ``running`` alone, the same for every sample. ``running`` is float32 (float64 after
-    ``.double()``), has the shape of the moment in the split view, and starts at 0 for means and 1 else.
+    the value from ``running`` alone, the same for every sample. ``running`` is float32, also in a module cast to
+    half precision (float64 after ``.double()``), has the shape of the moment in the split view, and starts at 0 for
+    means and 1 else.
     The batch moment is biased (no n/(n-1) correction), as in the released code.
     """
 
@@ -60,7 +61,7 @@ class BatchStatistic(nn.Module):
         )
         self.register_buffer("running", torch.full(shape, _INITIAL.get(op, 1.0), device=device))
 
-    def forward(self, a: Tensor, full_shape: torch.Size) -> Tensor:
+    def forward(self, a: Tensor) -> Tensor:
         if not self.training:
             value = self.running.to(a.dtype)
             back = _FROM_AVERAGE.get(self.op)
@@ -74,6 +75,14 @@ class BatchStatistic(nn.Module):
                 seen = seen.mean(self._spread, keepdim=True)
             self.running.lerp_(seen.expand(self.running.shape).to(self.running.dtype), self.momentum)
         return y
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchStatistic:
+        """Moves and casts as usual, but never below float32: squares overflow in half precision."""
+        kept = self.running
+        super()._apply(fn, recurse)
+        if self.running.dtype in (torch.float16, torch.bfloat16):
+            self.running = kept.to(self.running.device)
+        return self
 
     def extra_repr(self) -> str:
         return f"{self.op}[{','.join(self.index)}], momentum={self.momentum}"

@@ -7,9 +7,11 @@ would have decided. There is no other state.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 from evonas.errors import VerificationError
@@ -18,7 +20,7 @@ from evonas.evaluation.screening import Screen, ScreeningOptions, Verdict
 from evonas.evolution import Proposal, can_still_matter, make_bar, make_strategy
 from evonas.layers.layer import resolve_layer
 from evonas.rng import Draws, derive_seed
-from evonas.run.finalists import Finalist, choose_finalists, rank_finalists
+from evonas.run.finalists import Finalist, Replicate, choose_finalists, rank_finalists
 from evonas.run.schema import Event, pack
 from evonas.run.settings import Settings
 from evonas.search_spaces import Space
@@ -97,7 +99,7 @@ class Conductor:
         self.stopping: str | None = None
         self.exhausted: set[str] = set()
         self.finalists: list[Finalist] | None = None
-        self.replicates: dict[int, dict[int, tuple[float, ...]]] = {}
+        self.replicates: dict[int, dict[int, Replicate]] = {}
         self._planned: list[tuple[Finalist, int]] = []
         self._judged: tuple[int, Verdict] | None = None
         self.ranking: list[dict[str, Any]] | None = None
@@ -169,7 +171,8 @@ class Conductor:
             genotype=proposal.genotype, digest=verdict.digest,
         )  # fmt: skip
         if verdict.stage is not None:
-            detail = pack({"twin": verdict.twin}) if verdict.twin is not None else None
+            known = {"twin": verdict.twin, "evidence": verdict.evidence}
+            detail = pack({k: v for k, v in known.items() if v is not None}) or None
             return base._replace(
                 outcome="rejected", stage=verdict.stage, reason=verdict.reason, detail=detail
             )
@@ -251,6 +254,12 @@ class Conductor:
                 raise VerificationError(f"{where} differs from the replayed decision\n" + "\n".join(lines))
         elif event.kind in ("finished", "attempt_lost"):
             self._check_answer(event, where)
+        elif event.kind == "resumed" and event.details()["state"] != self.state_digest():
+            raise VerificationError(
+                f"{where} went on from another state than the one that the events before it give"
+            )
+        elif event.stage == "exhausted" and event.arm != self.exhausted_arm():
+            raise VerificationError(f"{where} ended arm {event.arm!r}, which was not exhausted")
 
     def _check_answer(self, event: Event, where: str) -> None:
         flight = self.flights.get(event.candidate if event.candidate is not None else -1)
@@ -343,7 +352,10 @@ class Conductor:
         complete: tuple[float, ...] | None = scores  # type: ignore[assignment]
         if flight.arm == "rerank":
             if complete is not None and flight.parent is not None:
-                self.replicates.setdefault(flight.parent, {})[flight.replicate] = complete
+                validation = [r["evidence"].get("validation") for r in event.details().get("reports", ())]
+                known = [v for v in validation if v is not None]
+                mean = fmean(known) if known and len(known) == len(complete) else None
+                self.replicates.setdefault(flight.parent, {})[flight.replicate] = Replicate(complete, mean)
             return
         self.outcomes[str(event.outcome)] = self.outcomes.get(str(event.outcome), 0) + 1
         if flight.arm == "baseline":
@@ -365,15 +377,18 @@ class Conductor:
             self.stopping = str(event.stage)
 
     def _on_resumed(self, event: Event) -> None:
-        """Stops are forgotten; a larger budget opens a search that has ended again."""
+        """A stop by the user or the clock is forgotten; ``candidates`` opens a search that has ended again."""
         self.stopping = None
         self._judged = None
         candidates = event.details().get("candidates")
-        if candidates is not None and candidates > self.budget:
-            self.budget = int(candidates)
+        if candidates is not None:
+            if candidates > self.budget:
+                self.exhausted.clear()
+                for arm in self.arms.values():
+                    arm.fruitless = 0
+            self.budget = max(self.budget, int(candidates))
             self.finished, self.finalists, self.ranking = False, None, None
             self._planned, self.replicates = [], {}
-            self.exhausted.clear()
 
     def _on_rerank_planned(self, event: Event) -> None:
         detail = event.details()
@@ -397,6 +412,10 @@ class Conductor:
             return "rerank"
         return "baselines" if len(self.baseline_ids) < len(self.baselines) else "search"
 
+    def short_of_budget(self) -> bool:
+        """Whether a search that has ended was cut short: by the clock, not because an arm had nothing new."""
+        return any(a.dispatched < self.budget and a.name not in self.exhausted for a in self.arms.values())
+
     def replicates_left(self) -> int:
         """Re-ranking trainings that are planned and not sent out."""
         return len(self._planned)
@@ -407,10 +426,18 @@ class Conductor:
             yield self.flights[candidate].task
 
     def state_digest(self) -> str:
-        """A digest of everything that future decisions depend on."""
-        import hashlib
-
-        parts = [str(self.next_candidate), self.phase, str(self.budget), str(sorted(self.flights))]
+        """A digest of what future decisions depend on."""
+        flights = sorted((c, f.arm, f.task.attempt) for c, f in self.flights.items())
+        parts: list[Any] = [
+            self.next_candidate,
+            self.phase,
+            self.budget,
+            self.stopping,
+            sorted(self.exhausted),
+            flights,
+        ]
+        parts += [sorted(self.baseline_scores.items()), sorted(self.replicates.items()), len(self._planned)]
         for arm in self.arms.values():
-            parts += [arm.name, str(arm.dispatched), str(arm.finished), arm.strategy.state_digest()]
-        return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).hexdigest()
+            parts += [arm.name, arm.dispatched, arm.finished, arm.proposed, arm.fruitless, len(arm.screen)]
+            parts.append(arm.strategy.state_digest())
+        return hashlib.blake2b("\x1f".join(map(repr, parts)).encode(), digest_size=16).hexdigest()

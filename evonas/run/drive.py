@@ -59,7 +59,8 @@ class Driver:
         self.rerank_share = rerank_share
         self.started = time.monotonic()
         self.interrupts = 0
-        self.failures = self.successes = 0
+        self._held: list[Event] = []
+        self._works = False
         self.patience = patience
         self._sent = 0
         self._more = False
@@ -90,7 +91,7 @@ class Driver:
         resend = list(conductor.waiting())
         while True:
             self._stop_if_due()
-            room = self._room()
+            room = 0 if self.interrupts else self._room()
             tasks, resend = resend[:room], resend[room:]
             self._sent += len(tasks)
             tasks += self._decide()
@@ -99,7 +100,10 @@ class Driver:
                 self.backend.submit([self._patient(t) for t in tasks])
             if conductor.finished:
                 return "finished"
-            if self.interrupts > 1 or (self.interrupts and not conductor.flights):
+            if self._held and not self._sent and not tasks and not resend:
+                self._release()
+                continue
+            if self.interrupts > 1 or (self.interrupts and not self._sent):
                 self.record(Event("interrupted", detail=pack({"in_flight": sorted(conductor.flights)})))
                 self.log.flush()
                 return "interrupted"
@@ -147,23 +151,34 @@ class Driver:
             event = self.conductor.answer(outcome)
             if event is None:
                 continue
+            if event.outcome == "failed" and not self._works:
+                self._hold(event)
+                continue
+            if event.kind == "finished":
+                self._works = True
+                self._release()
             self.record(event)
             if event.kind == "attempt_lost" and event.candidate is not None:
                 self.backend.submit([self._patient(self.conductor.task(event.candidate))])
                 self._sent += 1
-            self._watch(event)
 
-    def _watch(self, event: Event) -> None:
-        """Stop when nothing but failures comes back: then the machine or the evaluator is at fault."""
-        if event.outcome == "failed":
-            self.failures += 1
-        elif event.kind == "finished":
-            self.successes += 1
-        if self.failures >= BREAKER and not self.successes:
+    def _release(self) -> None:
+        """Log the failures that were held back: they are the candidates' own."""
+        for event in self._held:
+            self.record(event)
+        self._held.clear()
+
+    def _hold(self, event: Event) -> None:
+        """Until something works, failures may be the machine's: they are not held against the candidates yet.
+
+        Those that are held when the run stops are in flight in the log and are evaluated again by a resume.
+        """
+        self._held.append(event)
+        if len(self._held) >= BREAKER:
             self.log.flush()
             raise EnvironmentUnusable(
-                f"each of the first {self.failures} evaluations failed, the last with: {event.reason}",
-                hint="`evonas doctor` checks the machine; `evonas top` shows the reasons; the run can be resumed",
+                f"each of the first {len(self._held)} evaluations failed, the last with: {event.reason}",
+                hint="`evonas doctor` checks the machine; the run can be resumed and evaluates them again",
             )
 
     def _due(self) -> str | None:

@@ -26,8 +26,16 @@ class Finalist:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Replicate:
+    """One training of a finalist on a fresh seed: held-out accuracy per proxy, mean validation accuracy."""
+
+    heldout: tuple[float, ...]
+    validation: float | None = None
+
+
 def choose_finalists(state: Conductor) -> list[Finalist]:
-    """The best of the search's front and of the control's, and every baseline that got through.
+    """The best of the search and of the control, and every baseline, whether the funnel let it pass or not.
 
     Of an arm: its non-dominated members by mean score, then its other members by mean score.
     """
@@ -36,11 +44,9 @@ def choose_finalists(state: Conductor) -> list[Finalist]:
     for name, count in (("search", rerank.top), ("control", rerank.control_top)):
         if name in state.arms:
             chosen += _best(state.arms[name], count)
-    for candidate, name in state.baseline_ids.items():
-        layer = state.baselines[list(state.baseline_ids).index(candidate)]
+    for layer, (candidate, name) in zip(state.baselines, state.baseline_ids.items(), strict=False):
         scores = state.baseline_scores.get(candidate)
-        mean = fmean(scores) if scores else None
-        chosen.append(Finalist(candidate, "baseline", name, layer.formula, mean))
+        chosen.append(Finalist(candidate, "baseline", name, layer.formula, fmean(scores) if scores else None))
     return chosen if rerank.seeds > 0 else []
 
 
@@ -57,36 +63,51 @@ def _best(arm: Arm, count: int) -> list[Finalist]:
 
 
 def rank_finalists(
-    finalists: Sequence[Finalist],
-    replicates: Mapping[int, Mapping[int, tuple[float, ...]]],
-    proxies: Sequence[str],
+    finalists: Sequence[Finalist], replicates: Mapping[int, Mapping[int, Replicate]], proxies: Sequence[str]
 ) -> list[dict[str, Any]]:
     """One row per finalist, best held-out mean first; a finalist without a finished training last, with n = 0.
 
-    mean: over seeds, of the mean over proxies. std: sample standard deviation over seeds (None for n < 2).
-    per_proxy: proxy -> [mean, std]. versus: the best baseline's name, and mean and std of the difference to it
-    over the seeds that both have (the same seed means the same weights, data order and crops).
+    mean: over seeds, of the held-out mean over proxies. std: sample standard deviation over seeds (None for
+    n < 2). per_proxy: proxy -> [mean, std]. validation: the same trainings' mean on the validation images.
+    chosen: whether it is the one of its arm with the best ``validation``; held-out images choose nothing, so the
+    held-out mean of the chosen one is not the best of several. versus: the chosen baseline's name, and mean and
+    std of the difference to it over the seeds that both have (the same seed means the same weights, data order
+    and crops).
     """
-    means = {c: {r: fmean(scores) for r, scores in runs.items()} for c, runs in replicates.items()}
-    baselines = [f for f in finalists if f.arm == "baseline" and means.get(f.candidate)]
-    best = max(baselines, key=lambda f: fmean(means[f.candidate].values()), default=None)
+    means = {c: {r: fmean(one.heldout) for r, one in runs.items()} for c, runs in replicates.items()}
+    validation = {
+        c: fmean(known)
+        for c, runs in replicates.items()
+        if (known := [one.validation for one in runs.values() if one.validation is not None])
+    }
+    chosen: dict[str, Finalist] = {}
+    for finalist in finalists:
+        best = chosen.get(finalist.arm)
+        own = validation.get(finalist.candidate, -math.inf)
+        if finalist.candidate in means and (best is None or own > validation.get(best.candidate, -math.inf)):
+            chosen[finalist.arm] = finalist
+    reference = chosen.get("baseline")
     rows = []
     for finalist in finalists:
         runs = replicates.get(finalist.candidate, {})
-        own = means.get(finalist.candidate, {})
-        mean, std = _spread(list(own.values()))
+        own_means = means.get(finalist.candidate, {})
+        mean, std = _spread(list(own_means.values()))
         row = finalist.to_dict() | {
-            "n": len(own),
+            "n": len(own_means),
             "mean": mean,
             "std": std,
-            "per_proxy": {p: _spread([scores[i] for scores in runs.values()]) for i, p in enumerate(proxies)},
+            "per_proxy": {
+                p: _spread([one.heldout[i] for one in runs.values()]) for i, p in enumerate(proxies)
+            },
+            "validation": validation.get(finalist.candidate),
+            "chosen": chosen.get(finalist.arm) == finalist,
             "versus": None,
         }
-        if best is not None and best != finalist:
-            reference = means[best.candidate]
-            both = sorted(own.keys() & reference.keys())
-            difference, spread = _spread([own[r] - reference[r] for r in both])
-            row["versus"] = {"name": best.name, "mean": difference, "std": spread, "n": len(both)}
+        if reference is not None and reference != finalist:
+            theirs = means[reference.candidate]
+            both = sorted(own_means.keys() & theirs.keys())
+            difference, spread = _spread([own_means[r] - theirs[r] for r in both])
+            row["versus"] = {"name": reference.name, "mean": difference, "std": spread, "n": len(both)}
         rows.append(row)
     return sorted(rows, key=lambda r: (-(r["mean"] if r["mean"] is not None else -math.inf), r["candidate"]))
 

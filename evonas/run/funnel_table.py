@@ -72,8 +72,9 @@ class FunnelTable:
             count = self.stage(arm, report["stage"])
             count.seconds += report["seconds"]
             if report["stage"] not in seen:
-                count.entered += 1
                 seen.add(report["stage"])
+                # what is dropped between two proxies has begun its training and is not counted as trained
+                count.entered += not (event.stage == "matter" and report["stage"] == "training")
         if event.outcome == "scored":
             self.scored[arm] += 1
         else:
@@ -96,7 +97,7 @@ class FunnelTable:
                 "reasons": dict(count.reasons.most_common()),
             }
             for arm, stages in self.stages.items()
-            for name in STAGES
+            for name in (*STAGES, *(s for s in stages if s not in STAGES))
             if (count := stages.get(name)) is not None
         ]
 

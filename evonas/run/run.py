@@ -118,11 +118,15 @@ class Run:
         return [rows[i] for i in sorted(non_dominated([tuple(r["scores"].values()) for r in rows]))]
 
     def ranking(self) -> list[dict[str, Any]]:
-        """The re-ranking's table, best held-out mean first; empty before it has ended."""
+        """The re-ranking's table, best held-out mean first; empty before it has ended (or begun anew)."""
         found: list[dict[str, Any]] = []
         for event in self.events():
             if event.kind == "rerank_finished":
                 found = event.details()["ranking"]
+            elif event.kind == "rerank_planned" or (
+                event.kind == "resumed" and "candidates" in event.details()
+            ):
+                found = []
         return found
 
     def funnel(self) -> FunnelTable:
@@ -133,7 +137,8 @@ class Run:
         return table
 
     def candidate(self, candidate: int | str) -> dict[str, Any]:
-        """Everything that is known of one candidate. "best": first of the ranking, else best of the front.
+        """Everything that is known of one candidate. "best": the search's layer that the re-ranking
+        chose on validation images, before that the best of the front.
 
         Raises:
             UsageError: no such candidate.
@@ -146,9 +151,7 @@ class Run:
 
     def _number(self, candidate: int | str) -> int:
         if candidate == "best":
-            ranked = [
-                r["candidate"] for r in self.ranking() if r["arm"] == "search" and r["mean"] is not None
-            ]
+            ranked = [r["candidate"] for r in self.ranking() if r["arm"] == "search" and r["chosen"]]
             ranked = ranked or [r["candidate"] for r in self.front()]
             if not ranked:
                 raise UsageError(

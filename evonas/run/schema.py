@@ -36,7 +36,20 @@ ARMS = ("search", "control", "baseline", "rerank")
 
 #: Keys of ``detail``, at any depth, that tell about the machine and never take part in a comparison.
 INFORMATIVE = frozenset(
-    {"seconds", "peak_rss", "pid", "host", "slot", "worker", "node", "stderr", "time", "versions", "command"}
+    {
+        "evidence",
+        "seconds",
+        "peak_rss",
+        "pid",
+        "host",
+        "slot",
+        "worker",
+        "node",
+        "stderr",
+        "time",
+        "versions",
+        "command",
+    }
 )
 
 

@@ -9,15 +9,26 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from importlib.metadata import entry_points
 from typing import Any
 
-from evonas import search_spaces
-from evonas.errors import EnvironmentUnusable, EvonasError, UsageError, VerificationError, unknown_name
+from evonas import primitives, search_spaces
+from evonas.errors import (
+    EnvironmentUnusable,
+    EvonasError,
+    PluginError,
+    UsageError,
+    VerificationError,
+    unknown_name,
+)
 from evonas.evaluation.protocol import EvaluatorSpec
-from evonas.evolution import strategy_names, strategy_options
-from evonas.layers.layer import resolve_layer
+from evonas.evaluation.registry import find_evaluator
+from evonas.evolution import make_bar, strategy_names, strategy_options
+from evonas.layers import ZOO, resolve_layer
 from evonas.plugins import describe_plugins, load_entry_points, load_plugins
+from evonas.run._files import write_json, write_text
+from evonas.run._toml import dump_toml
 from evonas.run.backends import KINDS, make_backend
 from evonas.run.candidates import write_candidates
 from evonas.run.conductor import Conductor
@@ -66,9 +77,34 @@ def check_settings(settings: Settings) -> Space:
             space.layout.check(index)
     for text in settings.search.seeds:
         space.check(resolve_layer(text).graph)
+    matter = asdict(settings.matter)
+    matter.pop("enabled")
+    make_bar((), **matter)
     if settings.evaluation.evaluator == "proxies":
         _check_proxies(settings)
+    else:
+        find_evaluator(evaluator_spec(settings))
+    _check_reachable(settings, space)
     return space
+
+
+def _check_reachable(settings: Settings, space: Space) -> None:
+    """Every primitive of the space must exist in the slots too, which load plug-ins and nothing of the caller's."""
+    if settings.workers.backend == "inline":
+        return
+    installed = {
+        point.value.partition(":")[0].partition(".")[0]
+        for group in ("evonas.primitives", "evonas.spaces")
+        for point in entry_points(group=group)
+    }
+    for row in space.rows:
+        origin = primitives.get(row).origin
+        root = origin.split(".")[0]
+        if root not in installed | {"evonas"} and not root.startswith("evonas_plugin_"):
+            raise PluginError(
+                f"primitive {row!r} was defined in {origin}, which the workers do not load",
+                hint="put it in a file and name that: --plugin FILE, or plugins=[...] of evonas.search",
+            )
 
 
 def _check_device(device: str, address: str | None) -> None:
@@ -100,7 +136,15 @@ def _check_proxies(settings: Settings) -> None:
             raise unknown_name("scale", evaluation.scale, specs)
         if specs:
             specs[evaluation.scale].replace(**evaluation.changes)
-    data.load(evaluation.data or data.DEFAULT, path=evaluation.data_path)
+        data.load(evaluation.data or proxies.data_name(name) or data.DEFAULT, path=evaluation.data_path)
+    known = {"groups": int, "group_size": int, "eps": float, "momentum": float}
+    for key, value in evaluation.layer.items():
+        if key not in known:
+            raise unknown_name("key of evaluation.layer", key, known)
+        if isinstance(value, bool) or not isinstance(value, (int, known[key])) or not value > 0:
+            raise UsageError(
+                f"evaluation.layer.{key} = {value!r} does not fit", hint="needed is a number above 0"
+            )
 
 
 def evaluator_spec(settings: Settings) -> EvaluatorSpec:
@@ -139,6 +183,7 @@ def create_run(
     """
     load_all_plugins(settings.plugins)
     space = check_settings(settings)
+    settings = _self_contained(settings)
     text = f"{settings.to_dict()!r} {time.time_ns()} {os.getpid()}"
     short = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
     return RunDirectory.create(
@@ -146,6 +191,24 @@ def create_run(
         seed=settings.search.seed, config=settings.to_dict(), origins=dict(origins or {}),
         space_description=space.describe() | {"identity": space.identity()}, command=command or sys.argv,
     )  # fmt: skip
+
+
+def _self_contained(settings: Settings) -> Settings:
+    """Settings that mean the same in another folder and after layer files have moved: formulas for files, a full
+    path for data."""
+
+    def formula(text: str) -> str:
+        return text if text in ZOO else resolve_layer(text).formula
+
+    search, evaluation = settings.search, settings.evaluation
+    path = evaluation.data_path
+    return replace(
+        settings,
+        search=replace(
+            search, baselines=tuple(map(formula, search.baselines)), seeds=tuple(map(formula, search.seeds))
+        ),
+        evaluation=replace(evaluation, data_path=None if path is None else os.path.abspath(path)),
+    )
 
 
 def open_settings(directory: RunDirectory) -> Settings:
@@ -214,17 +277,21 @@ def replay(
     """Fold the log into a conductor, event by event.
 
     Yields the conductor after each event, with the event. ``verify`` compares every logged decision with the
-    one that the state demands. ``until``: the last event's seq.
+    one that the state demands; decisions from before a resumption with a changed space are taken as they are,
+    since the space that made them is gone. ``until``: the last event's seq.
 
     Raises:
         VerificationError: the first event that differs.
         LogCorrupt: damage other than a torn tail.
     """
     conductor = Conductor(settings, space)
+    changed = [e.seq for e in read_events(directory.path) if e.kind == "resumed" and "space" in e.details()]
+    unchecked = changed[-1] if changed and changed[-1] is not None else -1
     for event in read_events(directory.path):
-        if until is not None and event.seq is not None and event.seq > until:
+        assert event.seq is not None
+        if until is not None and event.seq > until:
             return
-        if verify:
+        if verify and event.seq > unchecked:
             conductor.check(event)
         conductor.apply(event)
         yield conductor, event
@@ -242,8 +309,8 @@ def execute(
     """Run or resume to the end; returns "finished", "empty" or "interrupted".
 
     Args:
-        settings: of the run; on resume its sections workers, search.candidates and search.max_time_s may differ
-            from those that it began with.
+        settings: workers, search.candidates and search.max_time_s are taken from here, and the evaluation's
+            options; everything that decides is taken from what the run recorded when it was made.
         on_driver: called with the driver before it starts, to hand it to signal handlers.
 
     Raises:
@@ -251,22 +318,28 @@ def execute(
         EnvironmentUnusable: disk, slots, cluster. In every case what was flushed is safe.
     """
     with directory.lock():
-        space = recorded_space(directory, settings, allow_change=allow_change)
-        conductor = Conductor(settings, space)
+        recorded = open_settings(directory)
+        space = recorded_space(directory, recorded, allow_change=allow_change)
+        conductor = Conductor(recorded, space)
         begun = resume and any((directory.path / "events").glob("*.arrows"))
         # a run that was killed before its first event has a segment at most: it begins anew
         begun = begun and bool(scan_log(directory.path, run_id=directory.id).run_id)
         if begun:
-            conductor = _recover(directory, settings, space, conductor, allow_change)
-        if conductor.finished and settings.search.candidates <= conductor.budget:
+            conductor = _recover(directory, recorded, space, conductor, allow_change)
+        more = settings.search.candidates > conductor.budget or conductor.short_of_budget()
+        if conductor.finished and not more:
             raise UsageError(
                 f"{directory.path.name} is finished: {conductor.budget} candidates per arm",
                 hint=f"evonas resume {directory.path} --candidates {2 * conductor.budget}",
             )
         workers = settings.workers
+        if allow_change:
+            settings = replace(
+                settings, plugins=tuple(describe_plugins([p["path"] for p in settings.plugins]))
+            )
         backend = make_backend(
             workers.backend, workers.count, evaluator_spec(settings), address=workers.address,
-            memory_limit=workers.memory_limit_mb * 2**20 or None, depth=workers.depth,
+            memory_limit=workers.memory_limit_mb * 2**20 or None, depth=workers.depth, gpus=workers.gpus,
         )  # fmt: skip
         metadata = {"proxies": list(settings.evaluation.proxies)}
         try:
@@ -275,23 +348,24 @@ def execute(
                 if begun
                 else EventLog.create(directory.path, directory.id, metadata)
             ) as log:
+                rerank = recorded.rerank
                 driver = Driver(
-                    conductor, log, backend, observers=observers,
-                    max_time_s=settings.search.max_time_s, rerank_share=settings.rerank.time_share,
+                    conductor, log, backend, observers=observers, max_time_s=settings.search.max_time_s,
+                    rerank_share=rerank.time_share if rerank.seeds else 0.0,
                     patience=_patience(workers.count, workers.address),
                 )  # fmt: skip
                 if on_driver is not None:
                     on_driver(driver)
                 if conductor.events:
-                    driver.record(_resumed(conductor, settings))
+                    driver.record(_resumed(conductor, settings, _adopt(directory, settings, space)))
                     log.flush()
                 directory.set_status("running", attempts=int(directory.info.get("attempts", 0)) + 1)
                 backend.start()
                 status = driver.run()
             if status == "finished" and not any(arm.scores for arm in conductor.arms.values()):
                 status = "empty"
-            write_candidates(directory.path)
             directory.set_status(status)
+            write_candidates(directory.path)
         except BaseException as error:
             _mark(directory, "failed" if isinstance(error, Exception) else "interrupted")
             raise
@@ -306,36 +380,42 @@ def _mark(directory: RunDirectory, status: str) -> None:
 
 
 def _patience(workers: int, address: str | None) -> float:
-    return 1.0 if address else max(1.0, workers / (os.cpu_count() or 1))
+    return 1.0 if address else max(1.0, workers / len(os.sched_getaffinity(0)))
 
 
 def _recover(
     directory: RunDirectory, settings: Settings, space: Space, conductor: Conductor, allow_change: bool
 ) -> Conductor:
     try:
-        # the state grows under the budget that the run had then; `resumed` events carry later ones
-        began = open_settings(directory)
-        for state, _ in replay(directory, began, space, verify=not allow_change):
+        # the state grows under the budget that the run began with; `resumed` events carry later ones
+        for state, _ in replay(directory, settings, space, verify=not allow_change):
             conductor = state
     except VerificationError as error:
         raise UsageError(
             f"{directory.path.name} cannot be resumed: {error.message}",
             hint="it was written by another version; --allow-change goes on without the check",
         ) from None
-    conductor.settings = replace(
-        conductor.settings,
-        workers=settings.workers,
-        search=replace(conductor.settings.search, max_time_s=settings.search.max_time_s),
-    )
     return conductor
 
 
-def _resumed(conductor: Conductor, settings: Settings) -> Event:
+def _adopt(directory: RunDirectory, settings: Settings, space: Space) -> dict[str, str]:
+    """Make a changed space the run's own, so that it can be resumed and verified from here on."""
+    if directory.space.get("identity") == space.identity():
+        return {}
+    plugins = describe_plugins([p["path"] for p in settings.plugins])
+    config = open_settings(directory).to_dict() | {"plugins": [dict(p) for p in plugins]}
+    write_json(directory.path / "space.json", space.describe() | {"identity": space.identity()})
+    write_text(directory.path / "config.toml", dump_toml(config))
+    return {"space": space.identity()}
+
+
+def _resumed(conductor: Conductor, settings: Settings, changed: Mapping[str, str]) -> Event:
     detail: dict[str, Any] = {
         "events": conductor.events,
         "in_flight": sorted(conductor.flights),
         "state": conductor.state_digest(),
+        **changed,
     }
-    if settings.search.candidates > conductor.budget:
-        detail["candidates"] = settings.search.candidates
+    if settings.search.candidates > conductor.budget or conductor.finished:
+        detail["candidates"] = max(settings.search.candidates, conductor.budget)
     return Event("resumed", detail=pack(detail))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ BASELINES = ("bn_relu", "gn_silu", "gn_relu", "evonorm_b0", "evonorm_s0", "relu"
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """candidates: evaluated candidates (those that reach the quality test) per arm. max_time_s: seconds after
+    """candidates: evaluated candidates (those that pass the cheap stages) per arm. max_time_s: seconds after
     which nothing new is proposed, re-ranking included; 0 for no limit. control: strategy of the control arm,
     "none" to leave it out. baselines: zoo layers or formulas that are trained in the same run."""
 
@@ -35,7 +36,7 @@ class SearchSettings:
     baselines: tuple[str, ...] = BASELINES
     seeds: tuple[str, ...] = ()
     #: consecutive proposals without one to evaluate, after which an arm counts as exhausted.
-    exhausted_after: int = 200_000
+    exhausted_after: int = 20_000
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,8 @@ class RerankSettings:
     """top, control_top: finalists of the two arms. seeds: fresh seeds per finalist. budget: multiplies the
     training steps. time_share: of max_time_s, kept for the re-ranking."""
 
-    top: int = 3
-    control_top: int = 2
+    top: int = 5
+    control_top: int = 5
     seeds: int = 3
     budget: float = 1.5
     time_share: float = 0.4
@@ -106,6 +107,8 @@ class WorkersSettings:
     address: str | None = None
     memory_limit_mb: int = 0
     depth: int = 1
+    #: device numbers that the slots take in turn, with evaluation.device = "cuda"
+    gpus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,15 @@ class Settings:
         """``UsageError`` for a value out of range."""
         _at_least("search.candidates", self.search.candidates, 1)
         _at_least("search.max_time_s", self.search.max_time_s, 0)
+        _at_least("search.exhausted_after", self.search.exhausted_after, 1)
+        _at_least("workers.memory_limit_mb", self.workers.memory_limit_mb, 0)
+        _at_least("screening.stack", self.screening.stack, 0)
+        for name in ("stack_gain", "stack_limit", "stack_collapse", "gradient_limit", "gradient_collapse"):
+            _at_least(f"screening.{name}", getattr(self.screening, name), 0)
+        for section in ("space", "strategy"):
+            _no_none(section, getattr(self, section))
+        for name in ("changes", "layer", "options"):
+            _no_none(f"evaluation.{name}", getattr(self.evaluation, name))
         _at_least("workers.count", self.workers.count, 1)
         _at_least("workers.depth", self.workers.depth, 1)
         _at_least("evaluation.deadline_s", self.evaluation.deadline_s, 0.001)
@@ -187,6 +199,15 @@ def _plugins(given: Any) -> tuple[dict[str, str], ...]:
     return tuple({str(k): str(v) for k, v in p.items()} for p in entries if p is not None)
 
 
+def _no_none(name: str, table: Mapping[str, Any]) -> None:
+    """A table is stored as TOML, which has no null."""
+    for key, value in table.items():
+        if value is None:
+            raise UsageError(f"{name}.{key} = None cannot be stored", hint="leave the key out")
+        if isinstance(value, Mapping):
+            _no_none(f"{name}.{key}", value)
+
+
 def _at_least(name: str, value: float, low: float) -> None:
     if not (math.isfinite(value) and value >= low):
         raise UsageError(f"{name} = {value}, it must be at least {low}")
@@ -217,7 +238,8 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     origin = typing.get_origin(target) or target
     if origin is tuple:
         if isinstance(value, str):
-            value = [v.strip() for v in value.split(",") if v.strip()]
+            # formulas hold commas too: only those outside brackets separate
+            value = [v.strip() for v in re.split(r",(?![^\[(]*[\])])", value) if v.strip()]
         if isinstance(value, Sequence) and all(isinstance(v, str) for v in value):
             return tuple(value)
     elif origin in (Mapping, typing.get_origin(Mapping[str, Any])):
