@@ -137,11 +137,13 @@ def _check_proxies(settings: Settings) -> None:
         if specs:
             specs[evaluation.scale].replace(**evaluation.changes)
         data.load(evaluation.data or proxies.data_name(name) or data.DEFAULT, path=evaluation.data_path)
-    known = {"groups": int, "group_size": int, "eps": float, "momentum": float}
+    known: dict[str, tuple[type, ...]] = {
+        "groups": (int,), "group_size": (int,), "eps": (int, float), "momentum": (int, float),
+    }  # fmt: skip
     for key, value in evaluation.layer.items():
         if key not in known:
             raise unknown_name("key of evaluation.layer", key, known)
-        if isinstance(value, bool) or not isinstance(value, (int, known[key])) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, known[key]) or value <= 0:
             raise UsageError(
                 f"evaluation.layer.{key} = {value!r} does not fit", hint="needed is a number above 0"
             )
@@ -319,6 +321,10 @@ def execute(
     """
     with directory.lock():
         recorded = open_settings(directory)
+        # the space that is asked for: a resume with another one is refused, or adopted if that is allowed
+        recorded = replace(
+            recorded, space=settings.space, search=replace(recorded.search, space=settings.search.space)
+        )
         space = recorded_space(directory, recorded, allow_change=allow_change)
         conductor = Conductor(recorded, space)
         begun = resume and any((directory.path / "events").glob("*.arrows"))
@@ -357,7 +363,7 @@ def execute(
                 if on_driver is not None:
                     on_driver(driver)
                 if conductor.events:
-                    driver.record(_resumed(conductor, settings, _adopt(directory, settings, space)))
+                    driver.record(_resumed(conductor, settings, _adopt(directory, recorded, space)))
                     log.flush()
                 directory.set_status("running", attempts=int(directory.info.get("attempts", 0)) + 1)
                 backend.start()
@@ -403,7 +409,7 @@ def _adopt(directory: RunDirectory, settings: Settings, space: Space) -> dict[st
     if directory.space.get("identity") == space.identity():
         return {}
     plugins = describe_plugins([p["path"] for p in settings.plugins])
-    config = open_settings(directory).to_dict() | {"plugins": [dict(p) for p in plugins]}
+    config = settings.to_dict() | {"plugins": [dict(p) for p in plugins]}
     write_json(directory.path / "space.json", space.describe() | {"identity": space.identity()})
     write_text(directory.path / "config.toml", dump_toml(config))
     return {"space": space.identity()}

@@ -42,7 +42,11 @@ from evonas.run.directory import RunDirectory
         (["search", "--set", "evaluation.changes.step=3"], 2, ["no field 'step'", "steps"]),
         (["search", "--set", 'evaluation.changes.steps="abc"'], 2, ["steps is 'abc'", "whole number"]),
         (["search", "--set", "evaluation.changes.quality_steps=-5"], 2, ["quality_steps is -5"]),
-        (["search", "--set", "evaluation.changes.depth=[1]"], 2, ["depth is (1,)", "7 whole numbers: mobilenet"]),
+        (
+            ["search", "--set", "evaluation.changes.depth=[1]"],
+            2,
+            ["depth is (1,)", "7 whole numbers: mobilenet"],
+        ),
         (
             ["search", "--set", 'evaluation.changes.network="foo"'],
             2,

@@ -23,7 +23,7 @@ def test_status_of_a_finished_run(call, finished):
     assert content["seed"] == 1
     assert content["writer"] is None
     assert content["torn_bytes"] == 0
-    assert content["state"]["proposed"] == sum(a["proposed"] for a in content["state"]["arms"].values()) + 33
+    assert content["state"]["proposed"] == sum(a["proposed"] for a in content["state"]["arms"].values()) + 48
     assert [r["candidate"] for r in content["front"]] == [r["candidate"] for r in Run(run).front()]
 
 
@@ -59,7 +59,7 @@ def test_top_gives_the_front_in_three_formats(call, finished):
     assert "Re-ranking" in out
     content = document(call("top", run, "--json")[1], "top")
     assert [r["candidate"] for r in content["candidates"]] == [r["candidate"] for r in front]
-    assert len(content["ranking"]) == 11
+    assert len(content["ranking"]) == 5 + 5 + 6
     rows = list(csv.DictReader(io.StringIO(call("top", run, "--format", "csv")[1])))
     assert [int(r["candidate"]) for r in rows] == [r["candidate"] for r in front]
 
