@@ -193,7 +193,12 @@ def worker_targets(root: Path) -> str | None:
         ("Ray backend to raw Ray, batches of 64", rates["ray_batch64_to_raw_ray_batch64"], 0.5, False),
         ("local backend to raw Ray", rates["local_to_raw_ray"], 8, False),
         ("driver with Ray, % of a processor at 0.1 s", 100 * report["driver_ray"]["cpu_share"], 5, True),
-        ("driver with local slots, % of a processor at 0.1 s", 100 * report["driver_local"]["cpu_share"], 5, True),
+        (
+            "driver with local slots, % of a processor at 0.1 s",
+            100 * report["driver_local"]["cpu_share"],
+            5,
+            True,
+        ),
     ):
         met = value <= bound if most else value >= bound
         rows.append([what, f"{value:.2f}", f"{'<=' if most else '>='} {bound}", "yes" if met else "no"])
