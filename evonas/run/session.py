@@ -137,16 +137,18 @@ def _check_proxies(settings: Settings) -> None:
         if specs:
             specs[evaluation.scale].replace(**evaluation.changes)
         data.load(evaluation.data or proxies.data_name(name) or data.DEFAULT, path=evaluation.data_path)
-    known: dict[str, tuple[type, ...]] = {
-        "groups": (int,), "group_size": (int,), "eps": (int, float), "momentum": (int, float),
-    }  # fmt: skip
     for key, value in evaluation.layer.items():
-        if key not in known:
-            raise unknown_name("key of evaluation.layer", key, known)
-        if isinstance(value, bool) or not isinstance(value, known[key]) or value <= 0:
-            raise UsageError(
-                f"evaluation.layer.{key} = {value!r} does not fit", hint="needed is a number above 0"
-            )
+        if key not in _LAYER_OPTIONS:
+            raise unknown_name("key of evaluation.layer", key, _LAYER_OPTIONS)
+        whole = _LAYER_OPTIONS[key] == "whole"
+        number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        if not number or float(value) <= 0:
+            needed = f"needed is a {'whole ' if whole else ''}number above 0"
+            raise UsageError(f"evaluation.layer.{key} = {value!r} does not fit", hint=needed)
+
+
+#: options of ``GraphLayer`` that a search may set for all candidates
+_LAYER_OPTIONS = {"groups": "whole", "group_size": "whole", "eps": "real", "momentum": "real"}
 
 
 def evaluator_spec(settings: Settings) -> EvaluatorSpec:
