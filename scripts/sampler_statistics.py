@@ -27,6 +27,9 @@ from evonas.graph.fingerprint import Fingerprint, FingerprintIndex, Observation,
 from evonas.layers import named_layer
 from evonas.rng import Draws
 
+#: the stack as the reference ran it: signals only, He weights
+SIGNAL_ONLY = ScreeningOptions(stack_gain=1.0, gradient_limit=1e300, gradient_collapse=0.0)
+
 #: What a numeric verdict of the screening is called in the table.
 _KINDS = {
     "not finite on a Gaussian batch": "not finite",
@@ -126,7 +129,7 @@ class Judge:
             reason, _ = numeric_probe(graph, shown, self.space.layout, ScreeningOptions(stack=0))
             fate = None
             if reason is None and stack:
-                end, _ = stack_probe(graph, self.space.layout, ScreeningOptions())
+                end, _ = stack_probe(graph, self.space.layout, SIGNAL_ONLY)
                 fate = "usable" if end is None else "explode" if "explodes" in end else "collapse"
             kind = "remaining" if reason is None else _KINDS[reason]
             known = Finding(kind, start_kind(shown), fate, shown.fingerprint, start_output(shown))

@@ -80,11 +80,16 @@ def rank_finalists(
         for c, runs in replicates.items()
         if (known := [one.validation for one in runs.values() if one.validation is not None])
     }
+
+    def merit(finalist: Finalist) -> float:
+        """Without validation scores of the re-ranking those of the search decide."""
+        known = validation.get(finalist.candidate, finalist.search_mean)
+        return -math.inf if known is None else known
+
     chosen: dict[str, Finalist] = {}
     for finalist in finalists:
         best = chosen.get(finalist.arm)
-        own = validation.get(finalist.candidate, -math.inf)
-        if finalist.candidate in means and (best is None or own > validation.get(best.candidate, -math.inf)):
+        if finalist.candidate in means and (best is None or merit(finalist) > merit(best)):
             chosen[finalist.arm] = finalist
     reference = chosen.get("baseline")
     rows = []
