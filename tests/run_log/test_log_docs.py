@@ -50,7 +50,7 @@ def test_the_evonas_lines_of_the_page_run() -> None:
     names: dict[str, object] = {}
     for block in own:
         exec(compile(block, "docs/log.md", "exec"), names)
-    assert names["table"].drop_columns("ts").equals(read_table(names["run"]).drop_columns("ts"))  # type: ignore
+    assert names["table"].drop_columns("ts").equals(read_table(names["run"]).drop_columns("ts"))  # type: ignore[attr-defined, arg-type]
     assert [e.candidate for e in names["scored"]] == [0]  # type: ignore[attr-defined]
 
 
