@@ -6,8 +6,10 @@ the loop carries, so operands are picked by selects and never leave the register
 computes are the primitives' eager definitions: the same guards, eps inside the root, variances in two passes,
 NaN and Inf passed on.
 
-Importing this imports triton.
+Importing this imports triton. Arguments are values of Triton's language, which has no Python types.
 """
+
+# mypy: disallow-untyped-defs=False
 
 from __future__ import annotations
 
