@@ -1,0 +1,485 @@
+"""Text of one Triton kernel: resident or swept tiles, vector gradients along a loop, or partial statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from evonas.kernels.ir import IR, REDUCTIONS, Axes
+from evonas.kernels.programs import Total
+from evonas.kernels.tiling import Tiling
+from evonas.kernels.writer import Writer
+
+
+@dataclass(frozen=True)
+class Store:
+    """A value of lower rank to write to the buffer ``name``; ``times`` are axes whose sizes it is multiplied by."""
+
+    name: str
+    value: int
+    times: Axes = frozenset()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one kernel has to write.
+
+    tensors: buffer -> value, of full size. statistics: of lower rank. totals: vector gradients whose sums reach
+    beyond a program; they go to the rows of the buffer ``partial``. known: values that earlier kernels left in buffers.
+    channels: axes of the vectors.
+    """
+
+    ir: IR
+    channels: Axes
+    tensors: Mapping[str, int] = field(default_factory=dict)
+    statistics: Sequence[Store] = ()
+    totals: Sequence[Total] = ()
+    known: Mapping[int, str] = field(default_factory=dict)
+    summed: bool = False
+
+    @property
+    def roots(self) -> list[int]:
+        return [*self.tensors.values(), *(s.value for s in self.statistics), *(t.value for t in self.totals)]
+
+
+@dataclass(frozen=True)
+class KernelText:
+    """A function definition. pointers, numbers, blocks: its arguments in order, see ``Writer``."""
+
+    name: str
+    text: str
+    pointers: tuple[str, ...]
+    numbers: tuple[str, ...]
+    blocks: tuple[str, ...]
+    helpers: frozenset[str]
+
+
+class _Kernel:
+    def __init__(self, work: Work, tiling: Tiling) -> None:
+        self.work = work
+        self.ir = work.ir
+        self.tiling = tiling
+        self.out = Writer(work.ir, tiling, work.known, summed=work.summed)
+        self.sums: list[tuple[Total, int, str, Axes, bool]] = []
+
+    # frame
+
+    def frame(self) -> None:
+        """Program id to coordinates, and the ranges of the tile."""
+        out, tiling = self.out, self.tiling
+        counted: list[tuple[str, str]] = []  # (variable, number of its values), outermost first
+        if tiling.swept and self.work_is_partial:
+            counted.append(("split", out.number("splits")))
+        if tiling.loop:
+            counted.append(("chunk", out.number("chunks")))
+        starts: dict[str, str] = {}
+        for a in tiling.spread:
+            if tiling.block(a) == 1:
+                counted.append((a, out.size(a)))
+                starts[a] = a
+            elif tiling.blocks(a) > 1 or a not in tiling.exact:
+                counted.append((f"{a}_block", f"tl.cdiv({out.size(a)}, BLOCK_{a.upper()})"))
+                starts[a] = f"{a}0"
+        rest = "program"
+        if counted:
+            out.line("program = tl.program_id(0)")
+        for n, (name, count) in enumerate(reversed(counted)):
+            last = n == len(counted) - 1
+            out.line(f"{name} = {rest if last else f'{rest} % {count}'}")
+            if not last:
+                out.line(f"program = program // {count}")
+        out.ranges()
+        for a in tiling.spread:
+            if starts.get(a) == f"{a}0":
+                out.line(f"{a}0 = {a}_block * BLOCK_{a.upper()}")
+            out.place(a, starts.get(a))
+        for a in tiling.resident:
+            out.place(a, None)
+
+    @property
+    def work_is_partial(self) -> bool:
+        return False
+
+    def open_loop(self, axis: str, first: str, last: str) -> None:
+        block = self.tiling.block(axis)
+        if block == 1:
+            variable = axis if axis not in self.tiling.tile else f"{axis}0"
+            self.out.open(f"for {variable} in range({first}, {last}):")
+        else:
+            variable = f"{axis}0"
+            self.out.open(f"for {variable} in range({first}, {last}, BLOCK_{axis.upper()}):")
+        self.out.place(axis, variable)
+
+    def limits(self, axis: str, steps: str, index: str) -> tuple[str, str]:
+        """First and last position of a program that owns ``steps`` blocks of an axis."""
+        out = self.out
+        many = (
+            f"{out.number(steps)} * BLOCK_{axis.upper()}"
+            if self.tiling.block(axis) > 1
+            else out.number(steps)
+        )
+        out.line(f"first = {index} * {many}")
+        out.line(f"last = tl.minimum(first + {many}, {out.size(axis)})")
+        return "first", "last"
+
+    # hoisting
+
+    def hoist(self, roots: Iterable[int], inner: set[str]) -> None:
+        """Define, in this scope, whatever the roots need that does not vary along the loops still to be opened."""
+        out, ir, known = self.out, self.ir, self.out.known
+        fixed: dict[int, bool] = {}
+        needed = ir.reachable(roots, known)
+        for i in needed:
+            value = ir[i]
+            if out.find(i):
+                fixed[i] = True
+            elif i in known or value.op in ("leaf", "const"):
+                fixed[i] = not value.varies & inner
+            elif value.op in REDUCTIONS and value.over & inner:
+                fixed[i] = False
+            else:
+                fixed[i] = not value.varies & inner and all(fixed[a] for a in value.args)
+        wanted = [r for r in roots if fixed[r]]
+        for i in needed:
+            if not fixed[i] and not out.find(i) and i not in known:
+                wanted += [a for a in ir[i].args if fixed[a]]
+        out.define([i for i in dict.fromkeys(wanted) if ir[i].op != "const"])
+
+    # results
+
+    def prepare_totals(self) -> None:
+        """Accumulators of the vector gradients, before any loop."""
+        out, tiling = self.out, self.tiling
+        swept_vectors = bool(self.work.channels & set(tiling.swept))
+        for total in self.work.totals:
+            inside = total.over & set(tiling.resident)
+            value = self.ir.mean(total.value, inside)
+            lanes = frozenset(
+                a for a in tiling.tile if a in self.ir[value].varies or a in total.over - inside
+            ) - (set(tiling.swept) if swept_vectors else set())
+            name = ""
+            if (tiling.loop or tiling.swept) and not swept_vectors:
+                name = out.fresh(f"sum_{total.name}")
+                out.line(f"{name} = {out.zeros(lanes)}")
+            self.sums.append((total, value, name, lanes, swept_vectors))
+
+    def add_totals(self) -> None:
+        """Inside the loops: what this tile adds."""
+        out = self.out
+        for n, (total, value, name, lanes, direct) in enumerate(self.sums):
+            axes = [a for a in out.tile_axes(total.over) if a not in self.tiling.resident]
+            text, precedence = out.get(value)
+            missing = [a for a in axes if a not in self.ir[value].varies]
+            mask = out.mask(axes)
+            if mask and not (out.vanishes(value) and not missing):
+                text, precedence = f"tl.where({mask}, {text}, 0.0)", 0
+            if missing:
+                text = f"{text if precedence <= 3 else f'({text})'} + {out.zeros(self.ir[value].varies | set(axes))}"
+            if direct:
+                self._add_in_memory(n, total, out.sum_text(text, self.ir[value].varies | set(axes), axes))
+            elif name:
+                out.line(f"{name} += {text}")
+            else:
+                self.sums[n] = (total, value, text if precedence <= 2 else f"({text})", lanes, direct)
+
+    def _add_in_memory(self, n: int, total: Total, text: str) -> None:
+        """Vectors that are swept over have no accumulator: this program's row is updated in memory."""
+        out = self.out
+        channels = self.work.channels
+        if out.tile_axes(channels) and not set(out.tile_axes(self.ir[self.sums[n][1]].varies)) >= set(
+            out.tile_axes(channels)
+        ):
+            text = f"{text} + {out.zeros(channels)}"
+        mask = out.mask(channels)
+        where = f"{out.at('partial', channels)} + {self.row(n)}"
+        place = out.fresh("place")
+        out.line(f"{place} = {where}")
+        masked = f", mask={mask}" if mask else ""
+        before = f"tl.load({place}{masked + ', other=0.0' if mask else ''})"
+        out.line(f"tl.store({place}, {before} + {text}{self.scale(total)}{masked})")
+
+    def scale(self, total: Total) -> str:
+        """The sizes of the axes whose mean was taken within the tile."""
+        inside = [a for a in self.tiling.resident if a in total.over]
+        return "".join(f" * {self.out.size(a)}" for a in inside)
+
+    def row(self, n: int) -> str:
+        """Offset of this program's row for vector gradient n in the buffer ``partial`` [vectors, rows, channels]."""
+        out, tiling = self.out, self.tiling
+        over = self.sums[n][0].over
+        row = "chunk" if tiling.loop else ""
+        for a in tiling.spread:
+            if a not in over:
+                continue
+            if tiling.block(a) == 1:
+                row = f"({row}) * {out.size(a)} + {a}" if row else a
+            elif tiling.blocks(a) > 1 or a not in tiling.exact:
+                row = (
+                    f"({row}) * tl.cdiv({out.size(a)}, BLOCK_{a.upper()}) + {a}_block"
+                    if row
+                    else f"{a}_block"
+                )
+        offset = f"{n} * {out.number('rows')}" if n else ""
+        whole = " + ".join(part for part in (offset, row) if part) or "0"
+        width = " * ".join(out.size(a) for a in tiling.axes if a in self.work.channels)
+        return f"({whole}) * {width}" if "+" in whole or " " in whole else f"{whole} * {width}"
+
+    def store_totals(self) -> None:
+        """After the loops: the sums over lanes, to this program's row."""
+        out = self.out
+        for n, (total, _value, name, lanes, direct) in enumerate(self.sums):
+            if direct:
+                continue
+            axes = [a for a in out.tile_axes(total.over) if a not in self.tiling.resident]
+            text = out.sum_text(name, lanes, axes) if axes else name
+            kept = lanes - set(axes)
+            out.store_text(
+                "partial", f"{text}{self.scale(total)}", kept, self.work.channels, f" + {self.row(n)}"
+            )
+
+    def store_tensors(self) -> None:
+        for name, value in self.work.tensors.items():
+            self.out.store(name, value, frozenset(self.tiling.axes))
+
+    def store_statistics(self, inner: bool) -> None:
+        """Statistics that vary along the swept axes (inner) or that do not."""
+        swept = set(self.tiling.swept)
+        for store in self.work.statistics:
+            varies = self.ir[store.value].varies
+            if bool(varies & swept) == inner:
+                factor = " * ".join(self.out.size(a) for a in self.tiling.axes if a in store.times)
+                self.out.store(store.name, store.value, varies, factor)
+
+
+class _Apply(_Kernel):
+    """Computes and writes tensors, statistics and vector gradients."""
+
+    def write(self) -> None:
+        out, tiling = self.out, self.tiling
+        self.frame()
+        self.prepare_totals()
+        roots = [*self.work.roots, *(value for _, value, *_ in self.sums)]
+        roots = [r for r in roots if r not in {t.value for t in self.work.totals}] + [
+            v for _, v, *_ in self.sums
+        ]
+        roots = list(dict.fromkeys(roots))
+        self.roots = roots
+        if tiling.loop:
+            self.hoist(roots, {tiling.loop, *tiling.swept})
+            first, last = self.limits(tiling.loop, "steps", "chunk")
+            self.open_loop(tiling.loop, first, last)
+        if tiling.swept:
+            self.sweeps()
+        else:
+            out.define(roots)
+            self.store_tensors()
+            self.store_statistics(False)
+            self.add_totals()
+        if tiling.loop:
+            out.close()
+        self.store_totals()
+
+    def sweeps(self) -> None:
+        out, tiling, swept = self.out, self.tiling, set(self.tiling.swept)
+        level = sweep_levels(self.ir, self.roots, out.known, swept)
+        for n in range(1, max(level.values(), default=0) + 1):
+            sweep(self, [i for i, at in level.items() if at == n])
+        self.hoist(self.roots, swept)
+        self.store_statistics(False)
+        inner = [
+            r
+            for r in self.roots
+            if r in self.work.tensors.values()
+            or self.ir[r].varies & swept
+            or r in {v for _, v, *_ in self.sums}
+        ]
+        if not inner:
+            return
+        open_sweep(self, inner)
+        out.define(inner)
+        self.store_tensors()
+        self.store_statistics(True)
+        self.add_totals()
+        for _ in tiling.swept:
+            out.close()
+        if any(direct for *_, direct in self.sums):
+            out.line("tl.debug_barrier()  # the next instance reads the row that this one wrote")
+
+
+class _Partial(_Kernel):
+    """One sweep: partial means and variances of this program's share, to be merged."""
+
+    @property
+    def work_is_partial(self) -> bool:
+        return True
+
+    def write(self) -> None:
+        self.frame()
+        values = [s.value for s in self.work.statistics]
+        first, last = self.limits(self.tiling.swept[0], "split_steps", "split")
+        sweep(self, values, (first, last))
+        out = self.out
+        slot = 0
+        for i in values:
+            value = self.ir[i]
+            for name in self.found[i]:
+                kept = out.tile_axes(value.varies)
+                count = [out.size(a) for a in self.tiling.axes if a in value.varies]
+                width = " * ".join(count) or "1"
+                row = f"split * {out.number('slots')} + {slot}" if slot else f"split * {out.number('slots')}"
+                out.store_text("partial", name, kept, value.varies, f" + ({row}) * ({width})")
+                slot += 1
+
+
+def sweep_levels(ir: IR, roots: Sequence[int], known: Iterable[int], swept: set[str]) -> dict[int, int]:
+    """Reductions that need a sweep -> number of the sweep that finds them, from 1."""
+    stops = frozenset(known)
+    depth: dict[int, int] = {}
+    found: dict[int, int] = {}
+    for i in ir.reachable(roots, stops):
+        value = ir[i]
+        if i in stops:
+            depth[i] = 0
+            continue
+        args = value.args[:1] if value.op == "var" else value.args
+        depth[i] = max((depth[a] for a in args), default=0)
+        if value.op in REDUCTIONS and value.over & swept:
+            depth[i] += 1
+            found[i] = depth[i]
+    return found
+
+
+def open_sweep(kernel: _Kernel, targets: Sequence[int], limits: tuple[str, str] | None = None) -> None:
+    """Open one loop per swept axis, defining on the way in what does not depend on the inner ones."""
+    swept = list(kernel.tiling.swept)
+    for n, a in enumerate(swept):
+        kernel.hoist(targets, set(swept[n:]))
+        first, last = limits if limits and n == 0 else ("0", kernel.out.size(a))
+        kernel.open_loop(a, first, last)
+
+
+def sweep(kernel: _Kernel, reductions: Sequence[int], limits: tuple[str, str] | None = None) -> None:
+    """One sweep over the domain that finds reductions of one level.
+
+    Means are summed lane by lane; variances (with their means) block by block, each block in two passes, blocks
+    merged by the formula of Chan, Golub and LeVeque (1983). With limits, results stay partial: the mean, and for a
+    variance the sum of squared deviations after it.
+    """
+    out, ir, tiling = kernel.out, kernel.ir, kernel.tiling
+    variances = {ir[i].args[1]: i for i in reductions if ir[i].op == "var"}
+    means = [i for i in reductions if ir[i].op == "mean" and i not in variances]
+    swept = set(tiling.swept)
+    partial = limits is not None
+    state: dict[int, tuple[str, ...]] = {}
+    for i in means:
+        name = out.fresh("sum_" + "".join(a for a in tiling.axes if a in ir[i].over))
+        out.line(f"{name} = {out.zeros(ir[ir[i].args[0]].varies)}")
+        state[i] = (name,)
+    for i in variances.values():
+        label = "".join(a for a in tiling.axes if a in ir[i].over)
+        names = (out.fresh(f"mean_{label}"), out.fresh(f"squares_{label}"), out.fresh(f"count_{label}"))
+        for name in names[:2]:
+            out.line(f"{name} = {out.zeros(ir[i].varies)}")
+        out.line(f"{names[2]} = 0.0")
+        state[i] = names
+    arguments = list(dict.fromkeys(ir[i].args[0] for i in [*means, *variances.values()]))
+    open_sweep(kernel, arguments, limits)
+    out.define(arguments)
+    for i in means:
+        a = ir[i].args[0]
+        axes = out.tile_axes(ir[i].over)
+        mask, text = out.mask(axes), out.get(a)[0]
+        if mask and not (out.vanishes(a) and set(axes) <= ir[a].varies):
+            text = f"tl.where({mask}, {text}, 0.0)"
+        out.line(f"{state[i][0]} += {text}")
+    for i in variances.values():
+        _merge_block(kernel, i, state[i])
+    for _ in swept:
+        out.close()
+    kernel.found = {}  # type: ignore[attr-defined]
+    for i in means:
+        name = state[i][0]
+        text = out.sum_text(name, ir[ir[i].args[0]].varies, ir[i].over)
+        if not out.tile_axes(ir[i].over):
+            text = name
+        if partial:
+            done = out.fresh("mean")
+            share = _share(kernel, ir[i].over, limits)
+            out.line(f"{done} = {text} / ({share})")
+            kernel.found[i] = (done,)  # type: ignore[attr-defined]
+        else:
+            done = out.fresh("mean_" + "".join(a for a in tiling.axes if a in ir[i].over))
+            out.line(f"{done} = {text} * {out.inverse(ir[i].over)}")
+            out.name(i, done)
+    for mean, i in variances.items():
+        centre, squares, _ = state[i]
+        if partial:
+            kernel.found[i] = (centre, squares)  # type: ignore[attr-defined]
+            continue
+        out.name(mean, centre)
+        done = out.fresh("var_" + "".join(a for a in tiling.axes if a in ir[i].over))
+        out.line(f"{done} = {squares} * {out.inverse(ir[i].over)}")
+        out.name(i, done)
+
+
+def _share(kernel: _Kernel, over: Axes, limits: tuple[str, str] | None) -> str:
+    """Elements of this program's part of a reduction."""
+    assert limits is not None
+    outer = kernel.tiling.swept[0]
+    rest = [kernel.out.size(a) for a in kernel.tiling.axes if a in over and a != outer]
+    return " * ".join(["1.0", f"({limits[1]} - {limits[0]})", *rest])
+
+
+def _merge_block(kernel: _Kernel, i: int, state: tuple[str, ...]) -> None:
+    """Mean and squared deviations of one block, merged into those of the blocks before it."""
+    out, ir, tiling = kernel.out, kernel.ir, kernel.tiling
+    value = ir[i]
+    mean, squares, count = state
+    a = value.args[0]
+    parts = ["1.0"]
+    for axis in (b for b in tiling.axes if b in value.over):
+        if axis in tiling.resident:
+            parts.append(out.size(axis))
+        elif tiling.block(axis) > 1:
+            block = f"BLOCK_{axis.upper()}"
+            parts.append(
+                block if axis in tiling.exact else f"tl.minimum({block}, {out.size(axis)} - {axis}0)"
+            )
+    here, centre, change, both = (out.fresh(n) for n in ("here", "centre", "change", "both"))
+    out.line(f"{here} = {' * '.join(parts)}")
+    if out.tile_axes(value.over):
+        out.line(f"{centre} = {out.total(a, value.over)} / {here}")
+        text = f"{out.get(a)[0]} - {centre}"
+        mask = out.mask(value.over)
+        away = out.fresh("away")
+        out.line(f"{away} = " + (f"tl.where({mask}, {text}, 0.0)" if mask else text))
+        out.line(f"{squares} += {out.sum_text(f'{away} * {away}', ir[a].varies, value.over)}")
+    else:
+        out.line(f"{centre} = {out.get(a)[0]}")
+    out.line(f"{change} = {centre} - {mean}")
+    out.line(f"{both} = {count} + {here}")
+    out.line(f"{mean} += {change} * ({here} / {both})")
+    out.line(f"{squares} += {change} * {change} * ({count} * {here} / {both})")
+    out.line(f"{count} = {both}")
+
+
+def apply_kernel(name: str, about: str, work: Work, tiling: Tiling) -> KernelText:
+    """The kernel that writes what the work names."""
+    return _text(name, about, _Apply(work, tiling))
+
+
+def partial_kernel(name: str, about: str, work: Work, tiling: Tiling) -> KernelText:
+    """The kernel that leaves partial statistics in ``partial`` [splits, slots, ...]."""
+    return _text(name, about, _Partial(work, tiling))
+
+
+def _text(name: str, about: str, kernel: _Apply | _Partial) -> KernelText:
+    kernel.write()
+    out = kernel.out
+    blocks = tuple(f"BLOCK_{a.upper()}" for a in kernel.tiling.tile)
+    numbers = tuple(sorted(out.numbers, key=lambda n: (n.islower(), n)))
+    arguments = [f"{p}_ptr" for p in out.pointers] + list(numbers) + [f"{b}: tl.constexpr" for b in blocks]
+    text = (
+        f'@triton.jit\ndef {name}({", ".join(arguments)}):\n    """{about}"""\n' + "\n".join(out.lines) + "\n"
+    )
+    return KernelText(name, text, tuple(out.pointers), numbers, blocks, frozenset(out.helpers))

@@ -1,0 +1,276 @@
+"""From a program to the kernels that run it on tensors of given sizes.
+
+One kernel if the reductions allow it: resident when the domain fits a tile, else swept. Otherwise the widest
+reductions of the lowest level are found first by a kernel of their own, whose programs each take a share, and
+merged by a second small one; what is left is planned again with those statistics as inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+
+from evonas.kernels.axes import CHANNELS
+from evonas.kernels.emit import KernelText, Store, Work, apply_kernel, partial_kernel
+from evonas.kernels.ir import Axes
+from evonas.kernels.merge import merge_kernel
+from evonas.kernels.programs import Program, Total
+from evonas.kernels.tiling import LIMITS, Limits, Tiling, power_of_two, resident_tiling, swept_tiling
+
+from evonas.errors import UsageError
+
+#: CUDA's limit on the programs of a one-dimensional grid.
+MOST_PROGRAMS = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory that a plan needs beside its inputs: float32, by shape; ``zeroed`` if it has to start at zero."""
+
+    shape: tuple[int, ...]
+    zeroed: bool = False
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel and what it is called with. tensors: buffer per pointer argument; numbers: per scalar argument."""
+
+    kernel: KernelText
+    tensors: tuple[str, ...]
+    numbers: Mapping[str, int | float] = field(hash=False)
+    blocks: Mapping[str, int] = field(hash=False)
+    programs: int
+    warps: int
+    tiling: Tiling | None
+    stages: int = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Launches in order; buffers by name; and where the vector gradients end up.
+
+    vectors: name -> (buffer, row) for gradients that are sums over the rows of [n, rows, channels] buffers; the
+    others are statistics buffers of their own name.
+    """
+
+    launches: tuple[Launch, ...]
+    buffers: Mapping[str, Buffer]
+    vectors: Mapping[str, tuple[str, int]]
+    sizes: Mapping[str, int]
+
+    @property
+    def resident(self) -> bool:
+        """Whether one kernel does it all, with the domain of its reductions in registers."""
+        return (
+            len(self.launches) == 1
+            and self.launches[0].tiling is not None
+            and not self.launches[0].tiling.swept
+        )
+
+
+def plan(
+    program: Program,
+    sizes: Mapping[str, int],
+    *,
+    backward: bool,
+    summed: bool = False,
+    known: Mapping[int, str] | None = None,
+    limits: Limits = LIMITS,
+) -> Plan:
+    """Kernels for one pass on tensors whose kernel axes have those sizes.
+
+    known: values that are given in buffers, by name: the statistics that the forward pass saved.
+
+    Raises:
+        UsageError: an empty tensor, or more programs than a grid can have.
+    """
+    if any(n < 1 for n in sizes.values()):
+        raise UsageError(
+            f"a tensor with axes {dict(sizes)} is empty", hint="kernels need at least one element"
+        )
+    return _Planner(program, sizes, backward, summed, known or {}, limits).run()
+
+
+class _Planner:
+    def __init__(
+        self,
+        program: Program,
+        sizes: Mapping[str, int],
+        backward: bool,
+        summed: bool,
+        known: Mapping[int, str],
+        limits: Limits,
+    ) -> None:
+        self.program = program
+        self.ir = program.ir
+        self.axes = program.axes.names
+        self.sizes = {a: sizes[a] for a in self.axes}
+        self.channels = program.axes.of(CHANNELS)
+        self.backward = backward
+        self.summed = summed
+        self.limits = limits
+        self.known: dict[int, str] = dict(known)
+        self.launches: list[Launch] = []
+        self.buffers: dict[str, Buffer] = {}
+        self.vectors: dict[str, tuple[str, int]] = {}
+
+    def run(self) -> Plan:
+        statistics = [Store(name, value) for name, value in self.program.statistics.items()]
+        totals: list[Total] = []
+        domain = self._domain(self.program.tensors.values())
+        for total in self.program.totals:
+            if total.over <= domain and total.over:
+                value = self.ir.mean(total.value, total.over)
+                if self.ir[value].varies <= self.channels:
+                    statistics.append(Store(total.name, value, total.over))
+                    continue
+            totals.append(total)
+        work = Work(self.ir, self.channels, self.program.tensors, statistics, totals, self.known, self.summed)
+        while True:
+            tiling = self._single(work)
+            if tiling is not None:
+                self._apply(work, tiling)
+                return Plan(tuple(self.launches), self.buffers, self.vectors, self.sizes)
+            self._peel(work)
+
+    def _domain(self, roots: Sequence[int] | object) -> Axes:
+        found: Axes = frozenset()
+        for i in self.ir.reductions(list(roots), self.known):  # type: ignore[call-overload]
+            found |= self.ir[i].over
+        return found
+
+    def _single(self, work: Work) -> Tiling | None:
+        """A tiling for all that is left, or None if statistics have to be found first."""
+        roots = work.roots
+        domain = self._domain(roots)
+        totals = bool(work.totals)
+        limits = self.limits
+        elements = prod(self.sizes[a] for a in domain)
+
+        def enough(tiling: Tiling) -> bool:
+            return tiling.programs * 2 >= limits.processors or elements <= limits.small
+
+        found = resident_tiling(
+            self.axes, self.sizes, domain, self.channels, backward=self.backward, totals=totals, limits=limits
+        )
+        if found is not None and (not domain or enough(found)):
+            return found
+        sets = [self.ir[i].over for i in self.ir.reductions(roots, self.known)]
+        found = swept_tiling(self.axes, self.sizes, domain, self.channels, sets, totals=totals, limits=limits)
+        return found if found is not None and enough(found) else None
+
+    def _peel(self, work: Work) -> None:
+        """Find the widest reductions of the lowest level by kernels of their own."""
+        depth = self.ir.levels(work.roots, self.known)
+        reductions = [i for i in self.ir.reductions(work.roots, self.known) if depth[i] == 1]
+        widest = max(
+            (self.ir[i].over for i in reductions), key=lambda s: (prod(self.sizes[a] for a in s), sorted(s))
+        )
+        group = [i for i in reductions if self.ir[i].over == widest]
+        inside = {self.ir[i].args[1] for i in group if self.ir[i].op == "var"}
+        group = [i for i in group if i not in inside]
+        by_shape: dict[Axes, list[int]] = {}
+        for i in group:
+            by_shape.setdefault(self.ir[i].varies, []).append(i)
+        for same in by_shape.values():
+            self._statistics(same, widest)
+
+    def _statistics(self, group: list[int], over: Axes) -> None:
+        number = sum(name.startswith("partial") for name in self.buffers)
+        stores = [Store("", i) for i in group]
+        work = Work(self.ir, self.channels, statistics=stores, known=dict(self.known), summed=self.summed)
+        tiling = swept_tiling(
+            self.axes, self.sizes, over, self.channels, [over], split=True, limits=self.limits
+        )
+        assert tiling is not None
+        about = (
+            f"Partial statistics over ({', '.join(a for a in self.axes if a in over)}), one row per split."
+        )
+        kernel = partial_kernel(f"statistics{number or ''}", about, work, tiling)
+        varies = self.ir[group[0]].varies
+        shape = tuple(self.sizes[a] for a in self.axes if a in varies)
+        slots: list[int] = []
+        for i in group:
+            slots += [self.ir[i].args[1], i] if self.ir[i].op == "var" else [i]
+        partial, merged = f"partial{number}", f"merged{number}"
+        self.buffers[partial] = Buffer((tiling.splits, len(slots), *shape))
+        self._launch(kernel, {"partial": partial}, tiling, {"slots": len(slots), "splits": tiling.splits})
+        # several reductions may be one value twice: the mean of a variance that is also wanted by itself
+        names = [f"{merged}_{n}" for n in range(len(slots))]
+        for n, i in enumerate(slots):
+            self.known.setdefault(i, names[n])
+            self.buffers[names[n]] = Buffer(shape)
+        instances = prod(shape)
+        outer = tiling.swept[0]
+        rows = power_of_two(tiling.splits)
+        columns = min(power_of_two(instances), max(1, 1024 // rows))
+        text = merge_kernel(f"merge{number or ''}", [self.ir[i].op for i in slots])
+        numbers = {
+            "splits": tiling.splits,
+            "instances": instances,
+            "length": self.sizes[outer],
+            "share": tiling.split_steps * tiling.block(outer),
+            "inverse_length": 1.0 / self.sizes[outer],
+            "inverse_count": 1.0 / prod(self.sizes[a] for a in over),
+        }
+        self.launches.append(
+            Launch(text, (partial, *names), {n: numbers[n] for n in text.numbers},
+                   {"BLOCK_S": rows, "BLOCK_I": columns}, -(-instances // columns), 4, None)
+        )  # fmt: skip
+
+    def _apply(self, work: Work, tiling: Tiling) -> None:
+        work = replace(work, known=dict(self.known))
+        name = "backward" if self.backward else "forward"
+        kernel = apply_kernel(name, _describe(tiling), work, tiling)
+        for store in work.statistics:
+            varies = self.ir[store.value].varies
+            self.buffers[store.name] = Buffer(tuple(self.sizes[a] for a in self.axes if a in varies))
+        rows = 1
+        if work.totals:
+            over = work.totals[0].over
+            rows = tiling.chunks * prod(tiling.blocks(a) for a in tiling.spread if a in over)
+            width = prod(self.sizes[a] for a in self.channels)
+            zeroed = bool(self.channels & set(tiling.swept))
+            self.buffers["rows"] = Buffer((len(work.totals), rows, width), zeroed)
+            for n, total in enumerate(work.totals):
+                self.vectors[total.name] = ("rows", n)
+        self._launch(kernel, {"partial": "rows"}, tiling, {"rows": rows})
+
+    def _launch(
+        self, kernel: KernelText, rename: Mapping[str, str], tiling: Tiling, more: Mapping[str, int]
+    ) -> None:
+        if tiling.programs > MOST_PROGRAMS:
+            raise UsageError(
+                f"{tiling.programs} programs for a tensor with axes {self.sizes}, a grid has at most {MOST_PROGRAMS}",
+                hint="split the batch",
+            )
+        numbers: dict[str, int | float] = {}
+        for name in kernel.numbers:
+            numbers[name] = self._number(name, tiling, more)
+        tensors = tuple(rename.get(p, p) for p in kernel.pointers)
+        blocks = {f"BLOCK_{a.upper()}": tiling.block(a) for a in tiling.tile}
+        self.launches.append(Launch(kernel, tensors, numbers, blocks, tiling.programs, tiling.warps, tiling))
+
+    def _number(self, name: str, tiling: Tiling, more: Mapping[str, int]) -> int | float:
+        if name in more:
+            return more[name]
+        if name.startswith("inverse_"):
+            # axis names have one letter each
+            return 1.0 / prod(self.sizes[a] for a in name.removeprefix("inverse_"))
+        if name.isupper():
+            return self.sizes[name.lower()]
+        return int(getattr(tiling, name))
+
+
+def _describe(tiling: Tiling) -> str:
+    """A docstring: what one program does."""
+    one = [a if tiling.block(a) == 1 else f"a block of {a}" for a in tiling.spread]
+    words = f"One program per {', '.join(one)}" if one else "One program"
+    if tiling.loop:
+        words += f"{' and' if one else ' per'} chunk of {tiling.loop}"
+    if tiling.resident:
+        words += f"; ({', '.join(tiling.resident)}) whole in registers"
+    if tiling.swept:
+        words += f"; sweeps over ({', '.join(tiling.swept)})"
+    return words + "."

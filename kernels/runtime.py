@@ -1,0 +1,165 @@
+"""Running plans: source files, modules, buffers, launches. Imports torch, and triton with the first kernel."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from evonas.kernels.axes import dim_sizes
+from evonas.kernels.module_text import module_text
+from evonas.kernels.plan import Plan, plan
+from evonas.kernels.programs import LayerSpec, Passes, build
+from evonas.kernels.tiling import LIMITS, Limits
+from torch import Tensor
+
+from evonas.errors import EnvironmentUnusable
+
+
+def interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter, on the CPU (``TRITON_INTERPRET=1``)."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def source_folder() -> Path:
+    """Where generated files live: ``$EVONAS_KERNEL_DIR``, by default ``~/.cache/evonas/kernels``."""
+    named = os.environ.get("EVONAS_KERNEL_DIR")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evonas" / "kernels"
+
+
+def write_source(text: str) -> Path:
+    """The file with that text, written once; its name is a digest of it.
+
+    Raises:
+        EnvironmentUnusable: the folder cannot be written.
+    """
+    path = source_folder() / f"layer_{hashlib.blake2b(text.encode(), digest_size=10).hexdigest()}.py"
+    if path.exists():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(part, path)
+    except OSError as error:
+        raise EnvironmentUnusable(
+            f"cannot write kernels to {path.parent}: {error.strerror}",
+            hint="set EVONAS_KERNEL_DIR to a folder that can be written",
+        ) from None
+    return path
+
+
+@lru_cache(maxsize=4096)
+def load_source(text: str) -> ModuleType:
+    """The module of that text; triton reads kernels from files, so there is one.
+
+    Raises:
+        EnvironmentUnusable: triton is not installed.
+    """
+    path = write_source(text)
+    spec = importlib.util.spec_from_file_location(f"evonas_kernels_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        raise EnvironmentUnusable(
+            f"kernels need triton: {error}", hint="pip install triton, or use backend='eager'"
+        ) from None
+    return module
+
+
+class Executable:
+    """A plan with its module, ready to be launched on tensors."""
+
+    def __init__(self, plan: Plan, title: str, maths: str) -> None:
+        self.plan = plan
+        self.text = module_text(title, plan.launches, maths)
+        module = load_source(self.text)
+        self._functions = [getattr(module, launch.kernel.name) for launch in plan.launches]
+
+    def run(self, tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """Launch everything; returns the buffers of the plan. ``tensors`` holds inputs and outputs of full size."""
+        made = dict(tensors)
+        for name, buffer in self.plan.buffers.items():
+            make = torch.zeros if buffer.zeroed else torch.empty
+            made[name] = make(buffer.shape, dtype=torch.float32, device=device)
+        for function, launch in zip(self._functions, self.plan.launches, strict=True):
+            function[(launch.programs,)](
+                *[made[t] for t in launch.tensors],
+                *launch.numbers.values(),
+                *launch.blocks.values(),
+                num_warps=launch.warps,
+                num_stages=launch.stages,
+            )
+        return {name: made[name] for name in self.plan.buffers}
+
+
+@lru_cache(maxsize=1024)
+def passes(spec: LayerSpec, split_means: bool) -> Passes:
+    """The programs of a layer, built once."""
+    return build(spec, split_means=split_means)
+
+
+@dataclass(frozen=True)
+class Plans:
+    """Both passes of a layer on tensors of one shape. saved, batch: see ``Passes``."""
+
+    forward: Plan
+    backward: Plan
+    saved: tuple[str, ...]
+    batch: tuple[str, ...]
+
+
+@lru_cache(maxsize=4096)
+def plans(spec: LayerSpec, shape: tuple[int, ...], groups: int, limits: Limits = LIMITS) -> Plans:
+    """Kernels for both passes on tensors of that shape.
+
+    Weighted partial means save whole reductions while the domain is in registers; where it is swept or split they
+    would cost another sweep, so then both passes are planned without them.
+
+    Raises:
+        UsageError: see ``build``, ``dim_sizes`` and ``plan``.
+    """
+    for split_means in (True, False):
+        both = passes(spec, split_means)
+        sizes = both.forward.axes.sizes(dim_sizes(spec.layout, shape, groups))
+        made = Plans(
+            plan(both.forward, sizes, backward=False, summed=spec.residual, limits=limits),
+            plan(both.backward, sizes, backward=True, known=both.known, limits=limits),
+            both.saved,
+            both.batch,
+        )
+        if all(p.resident for p in (made.forward, made.backward)):
+            break
+    return made
+
+
+def maths_for(dtype: torch.dtype, device: torch.device) -> str:
+    """Which spelling of the functions tensors of that dtype get there."""
+    if interpreted():
+        return "plain"
+    return (
+        "half" if dtype == torch.bfloat16 and device.type == "cuda" and torch.version.hip is None else "fast"
+    )
+
+
+@lru_cache(maxsize=4096)
+def executable(
+    spec: LayerSpec, shape: tuple[int, ...], groups: int, backward: bool, maths: str, limits: Limits = LIMITS
+) -> Executable:
+    """The kernels of one pass for tensors of that shape."""
+    both = plans(spec, shape, groups, limits)
+    title = f"{spec.formula}, {'backward' if backward else 'forward'}."
+    return Executable(both.backward if backward else both.forward, title, maths)

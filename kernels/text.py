@@ -1,0 +1,98 @@
+"""Scalar operations of the IR as Triton text, and the small functions that generated kernels call.
+
+The fast spellings (approximate: off by about two units in the last place) are what keeps a bf16
+kernel below the issue limit of the machine. The interpreter has neither libdevice nor inline assembly, so it gets
+plain spellings of the same functions; the kernels' own text is the same.
+"""
+
+from __future__ import annotations
+
+# precedence: 0 atom, 1 unary, 2 product, 3 sum, 4 comparison
+ATOM, UNARY, PRODUCT, SUM, COMPARISON = range(5)
+_INFIX = {
+    "add": ("+", SUM, SUM, SUM), "sub": ("-", SUM, SUM, PRODUCT), "mul": ("*", PRODUCT, PRODUCT, PRODUCT),
+    "lt": ("<", COMPARISON, SUM, SUM), "gt": (">", COMPARISON, SUM, SUM),
+}  # fmt: skip
+_CALLS = {
+    "max": "tl.maximum", "min": "tl.minimum", "abs": "tl.abs", "where": "tl.where", "erf": "tl.erf", "sqrt": "tl.sqrt",
+    "rsqrt": "tl.rsqrt", "exp": "exp", "log": "log", "recip": "reciprocal", "div": "divide", "sigmoid": "sigmoid",
+    "tanh": "tanh",
+}  # fmt: skip
+#: Functions that are defined at the top of a generated file when it calls them.
+HELPERS = ("exp", "log", "reciprocal", "divide", "sigmoid", "tanh")
+
+_PLAIN = {
+    "exp": "return tl.exp(a)",
+    "log": "return tl.log(a)",
+    "reciprocal": "return 1.0 / a",
+    "divide": "return a / b",
+    "sigmoid": "return 1.0 / (1.0 + tl.exp(-a))",
+    "tanh": "return 1.0 - 2.0 / (1.0 + tl.exp(2.0 * a))",
+}
+_FAST = {
+    "exp": "return tl.exp2(a * 1.4426950408889634)",
+    "log": "return libdevice.fast_logf(a)",
+    "reciprocal": "return libdevice.fast_dividef(1.0, a)",
+    "divide": "return libdevice.fast_dividef(a, b)",
+    "sigmoid": "return libdevice.fast_dividef(1.0, 1.0 + tl.exp2(a * -1.4426950408889634))",
+    "tanh": "return 1.0 - libdevice.fast_dividef(2.0, 1.0 + tl.exp2(a * 2.8853900817779268))",
+}
+_TANH_PTX = (
+    "return tl.inline_asm_elementwise(\n"
+    '        "tanh.approx.f32 $0, $1;", "=f,f", [a], dtype=tl.float32, is_pure=True, pack=1\n'
+    "    )"
+)
+#: tanh.approx is off by up to 2^-11, half a unit in the last place of bfloat16.
+_HALF = _FAST | {"tanh": _TANH_PTX, "sigmoid": "return 0.5 * tanh(0.5 * a) + 0.5"}
+_WORDS = {
+    "exp": "e to the power of a",
+    "log": "The natural logarithm.",
+    "reciprocal": "1 / a",
+    "divide": "a / b",
+    "sigmoid": "1 / (1 + exp(-a))",
+    "tanh": "The hyperbolic tangent.",
+}
+MATHS = ("plain", "fast", "half")
+
+
+def operation(op: str, args: list[tuple[str, int]]) -> tuple[str, int]:
+    """The text of a scalar operation and its precedence, from those of its arguments."""
+    if op == "neg":
+        return f"-{_inside(args[0], ATOM)}", UNARY
+    if op in _INFIX:
+        sign, own, left, right = _INFIX[op]
+        return f"{_inside(args[0], left)} {sign} {_inside(args[1], right)}", own
+    return f"{_CALLS[op]}({', '.join(text for text, _ in args)})", ATOM
+
+
+def _inside(part: tuple[str, int], most: int) -> str:
+    text, precedence = part
+    return text if precedence <= most else f"({text})"
+
+
+def called(op: str) -> str | None:
+    """The helper that an operation calls, if any."""
+    name = _CALLS.get(op)
+    return name if name in HELPERS else None
+
+
+def helper_text(names: set[str], maths: str) -> str:
+    """Definitions of those helpers, with imports if they need some.
+
+    maths: "plain" for the interpreter; "fast"; "half" when all tensors are bfloat16 and the target is CUDA.
+    """
+    table = {"plain": _PLAIN, "fast": _FAST, "half": _HALF}[maths]
+    wanted = set(names)
+    if maths == "half" and "sigmoid" in wanted:
+        wanted.add("tanh")
+    parts = []
+    for name in ("tanh", *[n for n in HELPERS if n != "tanh"]):
+        if name in wanted:
+            args = "a, b" if name == "divide" else "a"
+            parts.append(
+                f"@triton.jit\ndef {name}({args}):\n"
+                f'    """{_WORDS[name].rstrip(".")}."""\n    {table[name]}\n'
+            )
+    text = "\n\n".join(parts)
+    head = "from triton.language.extra import libdevice\n" if "libdevice." in text else ""
+    return head + ("\n\n" + text if text else "")

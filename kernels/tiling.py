@@ -1,0 +1,216 @@
+"""How one kernel covers its axes: which are whole in a tile, which are swept in blocks, which are spread over programs.
+
+A tile is what a program holds in registers at once. The *domain* of a kernel is the union of the axes that its
+reductions cover. If it fits a tile it is resident and every reduction is a sum over registers; otherwise its outer
+axes are swept in blocks, once for each level of reductions and once more to write the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes that decide between schedules; the defaults are for an H100 or H200.
+
+    processors: streaming multiprocessors that a grid should fill. resident_forward, resident_backward: elements of a
+    resident tile at most (16 a thread for the 1024 threads of a forward and the 512 of a backward kernel, which has
+    two tensors and the adjoints alive). fill: elements that a tile is filled up to with further rows. sweep:
+    elements of a swept block. splits: partial results that one merge adds up at most. small: elements of a domain
+    up to which one program is enough for it, however few there are.
+    """
+
+    processors: int = 132
+    resident_forward: int = 16384
+    resident_backward: int = 8192
+    fill: int = 2048
+    sweep: int = 4096
+    splits: int = 128
+    small: int = 1 << 16
+
+
+LIMITS = Limits()
+
+Axes = frozenset[str]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Blocks are powers of two.
+
+    tile: axis -> block, in memory order, for axes with more than one element in the tile. swept: axes of the domain
+    that a program goes through in blocks, outermost first. loop: an axis outside of the domain that each of ``chunks``
+    programs walks along, ``steps`` blocks each, adding up vector gradients. blocked: axes outside of the domain
+    that are cut into tiles; whatever is not resident, swept, looped or blocked has one program per coordinate. splits:
+    programs that share the outermost swept axis, ``split_steps`` blocks each (statistics kernels only).
+    exact: axes of which every block is full.
+    """
+
+    axes: tuple[str, ...]
+    sizes: Mapping[str, int] = field(hash=False)
+    tile: Mapping[str, int] = field(hash=False)
+    resident: tuple[str, ...]
+    swept: tuple[str, ...]
+    loop: str | None
+    chunks: int
+    steps: int
+    splits: int
+    split_steps: int
+    warps: int
+
+    def block(self, axis: str) -> int:
+        """Elements of the axis in one tile."""
+        return self.tile.get(axis, 1)
+
+    def blocks(self, axis: str) -> int:
+        """Tiles along the axis."""
+        return -(-self.sizes[axis] // self.block(axis))
+
+    @property
+    def exact(self) -> frozenset[str]:
+        return frozenset(a for a in self.axes if self.sizes[a] % self.block(a) == 0)
+
+    @property
+    def spread(self) -> tuple[str, ...]:
+        """Axes outside of the domain that programs are counted along, outermost first; ``loop`` is not among them."""
+        return tuple(
+            a for a in self.axes if a not in self.resident and a not in self.swept and a != self.loop
+        )
+
+    @property
+    def programs(self) -> int:
+        return prod(self.blocks(a) for a in self.spread) * self.chunks * self.splits
+
+    @property
+    def tile_elements(self) -> int:
+        return prod(self.tile.values())
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def resident_tiling(
+    axes: tuple[str, ...],
+    sizes: Mapping[str, int],
+    domain: Axes,
+    channels: Axes,
+    *,
+    backward: bool,
+    totals: bool,
+    limits: Limits = LIMITS,
+) -> Tiling | None:
+    """A tile that holds the whole domain, or None if it is too large.
+
+    channels: axes of the vectors. totals: whether vector gradients are summed over what is outside of the domain.
+    """
+    blocks = {a: power_of_two(sizes[a]) for a in axes if a in domain}
+    if prod(blocks.values()) > (limits.resident_backward if backward else limits.resident_forward):
+        return None
+    loop = _loop_axis(axes, sizes, domain, channels) if totals else None
+    _fill(blocks, sizes, [a for a in reversed(axes) if a not in domain], limits.fill)
+    return _finish(axes, sizes, blocks, [a for a in axes if a in domain], [], loop, limits)
+
+
+def swept_tiling(
+    axes: tuple[str, ...],
+    sizes: Mapping[str, int],
+    domain: Axes,
+    channels: Axes,
+    sets: Iterable[Axes],
+    *,
+    totals: bool = False,
+    split: bool = False,
+    limits: Limits = LIMITS,
+) -> Tiling | None:
+    """A tiling that sweeps outer axes of the domain, or None if some reduction forbids it.
+
+    sets: the axes of each reduction in the kernel. Each must hold all swept axes or none of them: then it is summed
+    up by the sweeps, or found within one tile.
+    """
+    inside = [a for a in axes if a in domain]
+    told = list(sets)
+    for most in (limits.fill, limits.resident_backward):
+        for count in range(1, len(inside) + 1):
+            swept, resident = inside[:count], inside[count:]
+            fits = prod(power_of_two(sizes[a]) for a in resident) <= most
+            if fits and all(not s & set(swept) or s >= set(swept) for s in told):
+                loop = _loop_axis(axes, sizes, domain, channels) if totals else None
+                return _sweep(axes, sizes, swept, resident, loop, split, limits)
+    return None
+
+
+def _sweep(
+    axes: tuple[str, ...],
+    sizes: Mapping[str, int],
+    swept: list[str],
+    resident: list[str],
+    loop: str | None,
+    split: bool,
+    limits: Limits,
+) -> Tiling:
+    blocks = {a: power_of_two(sizes[a]) for a in resident}
+    inner = axes[-1]
+    if inner not in swept and inner not in resident and inner != loop:
+        # neighbours in memory have to lie in one tile, or every load takes a cache line for one number
+        blocks[inner] = min(power_of_two(sizes[inner]), 64)
+    _fill(blocks, sizes, list(reversed(swept)), limits.fill if split else limits.sweep)
+    return _finish(axes, sizes, blocks, resident, swept, loop, limits, split)
+
+
+def _loop_axis(axes: tuple[str, ...], sizes: Mapping[str, int], domain: Axes, channels: Axes) -> str | None:
+    free = [a for a in axes if a not in domain and a not in channels and sizes[a] > 1]
+    return free[0] if free else None
+
+
+def _fill(blocks: dict[str, int], sizes: Mapping[str, int], order: list[str], most: int) -> None:
+    """Enlarge blocks along the axes of ``order`` until the tile has ``most`` elements."""
+    for a in order:
+        room = most // max(1, prod(blocks.values()))
+        if room > 1 and a not in blocks:
+            blocks[a] = min(power_of_two(sizes[a]), power_of_two(room + 1) // 2)
+
+
+def _finish(
+    axes: tuple[str, ...],
+    sizes: Mapping[str, int],
+    blocks: Mapping[str, int],
+    resident: list[str],
+    swept: list[str],
+    loop: str | None,
+    limits: Limits,
+    split: bool = False,
+) -> Tiling:
+    tile = {a: blocks[a] for a in axes if blocks.get(a, 1) > 1} or {axes[-1]: 1}
+    elements = prod(tile.values())
+    warps = min(max(elements // 512, 1), 32)
+    chunks = steps = splits = split_steps = 1
+
+    def count(a: str) -> int:
+        return -(-sizes[a] // tile.get(a, 1))
+
+    others = prod(count(a) for a in axes if a not in resident and a not in swept and a != loop)
+    wanted = limits.processors * max(1, 16 // warps)
+    if loop is not None:
+        steps = max(1, count(loop) * others // wanted)
+        chunks = -(-count(loop) // steps)
+    if split:
+        split_steps = max(1, count(swept[0]) * others // wanted, -(-count(swept[0]) // limits.splits))
+        splits = -(-count(swept[0]) // split_steps)
+    return Tiling(
+        axes,
+        dict(sizes),
+        tile,
+        tuple(resident),
+        tuple(swept),
+        loop,
+        chunks,
+        steps,
+        splits,
+        split_steps,
+        warps,
+    )
