@@ -180,11 +180,10 @@ def compile_here(
         return CompileFailure(key, spec.function, target, "source", _message(error))
     start = (_cpu_seconds(), time.perf_counter())
     try:
-        kernel, cached = _compile(function, spec, at)
+        kernel, files, cached = _compile(function, spec, at)
     except Exception as error:
         return CompileFailure(key, spec.function, target, "compile", _message(error))
     cpu, wall = _cpu_seconds() - start[0], time.perf_counter() - start[1]
-    files = {Path(path).suffix: str(path) for path in kernel.metadata_group.values()}
     binary = files[".cubin" if at.backend == "cuda" else ".hsaco"]
     if at.backend == "cuda":
         registers, stack, local = _cuda_resources(binary)
@@ -233,42 +232,57 @@ def load_function(spec: KernelSpec) -> Any:
     return function
 
 
-def ast_source(function: Any, spec: KernelSpec, backend: Any) -> Any:
-    """What Triton compiles and what it looks up: equal to what a launch with such arguments makes.
+def launch_source(function: Any, spec: KernelSpec, backend: Any) -> tuple[Any, dict[str, Any]]:
+    """What Triton compiles for a launch with the spec's arguments, and with which options: its cache's key.
 
-    A launch marks every argument that it specializes, also those that have nothing to say, and leaves out floats,
-    bools and arguments marked ``do_not_specialize``. The marks are part of the cache's key.
+    A launch describes each argument by a type and by letters: D for a multiple of 16, S for a tensor below 2 GB (asked
+    for by AMD's backend alone), none at all for floats, bools and what is marked ``do_not_specialize``. What becomes of
+    the letters differs between versions of Triton, so its own code does that.
     """
+    from triton import knobs
     from triton.compiler import ASTSource
 
-    attributes = {}
-    for i, (param, (name, kind)) in enumerate(zip(function.params, spec.signature, strict=True)):
-        if kind != "constexpr" and (param.do_not_specialize or kind.startswith(("fp", "bf", "u1"))):
-            continue
-        aligned = name in spec.aligned and not param.do_not_specialize_on_alignment
-        # S: smaller than 2 GB, which AMD's backend asks of tensors.
-        small = kind.startswith("*") and backend.target.backend == "hip"
-        attributes[(i,)] = backend.parse_attr(("D" if aligned else "") + ("S" if small else ""))
-    return ASTSource(function, dict(spec.signature), dict(spec.constants), attributes)
+    constants = dict(spec.constants)
+    described: list[tuple[str, Any]] = []
+    for param, (name, kind) in zip(function.params, spec.signature, strict=True):
+        letters = None
+        if kind == "constexpr":
+            letters = constants[name]
+        elif not param.do_not_specialize and not kind.startswith(("fp", "bf", "u1")):
+            aligned = name in spec.aligned and not param.do_not_specialize_on_alignment
+            small = kind.startswith("*") and backend.target.backend == "hip" and knobs.amd.use_buffer_ops
+            letters = ("D" if aligned else "") + ("S" if small else "")
+        described.append((kind, letters))
+    asked = {**spec.launch_options(), "debug": function.debug or knobs.runtime.debug}
+    arguments = {name: constants.get(name) for name, _ in spec.signature}
+    if hasattr(function, "_pack_args"):
+        options, signature, constexprs, marks = function._pack_args(
+            backend, asked, arguments, described, asked
+        )
+        return ASTSource(function, signature, constexprs, marks), options.__dict__
+    # Triton 3.4 does these in the middle of its launch.
+    paths = {(i,): constants[name] for i, (name, kind) in enumerate(spec.signature) if kind == "constexpr"}
+    marks = {(i,): backend.parse_attr(s) for i, (_, s) in enumerate(described) if isinstance(s, str)}
+    return ASTSource(function, dict(spec.signature), paths, marks), backend.parse_options(asked).__dict__
 
 
-def _compile(function: Any, spec: KernelSpec, target: Target) -> tuple[Any, bool]:
-    """Triton's ``CompiledKernel``, and whether the cache had it."""
+def _compile(function: Any, spec: KernelSpec, target: Target) -> tuple[Any, dict[str, str], bool]:
+    """Triton's ``CompiledKernel``, its files by suffix, and whether the cache had it."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import make_backend
 
     device = GPUTarget(target.backend, target.arch, target.warp_size)
-    hits: list[bool] = []
+    heard: list[tuple[dict[str, str], bool]] = []
 
-    def listen(*, cache_hit: bool, **_: Any) -> None:
-        hits.append(cache_hit)
+    def listen(*, metadata_group: Mapping[str, str], cache_hit: bool, **_: Any) -> None:
+        heard.append(({Path(path).suffix: str(path) for path in metadata_group.values()}, cache_hit))
 
     with triton.knobs.compilation.scope():
         triton.knobs.compilation.listener = listen
-        source = ast_source(function, spec, make_backend(device))
-        kernel = triton.compile(source, target=device, options=spec.launch_options())
-    return kernel, hits[-1]
+        source, options = launch_source(function, spec, make_backend(device))
+        kernel = triton.compile(source, target=device, options=options)
+    return kernel, *heard[-1]
 
 
 def _check_triton() -> None:

@@ -8,16 +8,21 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
-from evonas.kernels.offline import CompileFailed, CompileReport, compile_here, compile_spec
+from evonas.kernels.offline import CompileFailed, CompileReport, compile_spec
 from evonas.kernels.sass import count, parse_amdgcn, parse_sass
 from evonas.kernels.spec import KernelSpec, parse_target, spec_from_call
 
 from evonas.errors import EnvironmentUnusable, UsageError
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+AVAILABLE = importlib.util.find_spec("triton") is not None
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason="needs triton")
+
+VERSION = tuple(int(part) for part in metadata.version("triton").split(".")[:2]) if AVAILABLE else (0, 0)
+NEEDS_ROCM = pytest.mark.skipif(VERSION < (3, 5), reason="Triton 3.4 takes its linker for AMD from ROCm")
 
 SOURCES = str(Path(__file__).with_name("offline_sources.py"))
 LAYER_NORM = KernelSpec(
@@ -66,6 +71,7 @@ def test_layer_norm_for_nvidia(target: str, cache: Path) -> None:
     assert json.loads(Path(report.metadata).read_text())["name"] == "layer_norm"
 
 
+@NEEDS_ROCM
 @pytest.mark.parametrize("target", ["gfx942", "gfx90a"])
 def test_layer_norm_for_amd(target: str, cache: Path) -> None:
     report = compile_spec(LAYER_NORM, target, cache_dir=cache)
@@ -101,6 +107,7 @@ def test_what_does_not_fit_into_registers_is_reported(cache: Path) -> None:
     assert report.per_element() == {}
 
 
+@NEEDS_ROCM
 def test_spills_of_amd_are_reported(cache: Path) -> None:
     crowded = replace(LAYER_NORM, constants=(("BLOCK", 8192),), num_warps=1, options=(("waves_per_eu", 8),))
     report = compile_spec(crowded, "gfx90a", cache_dir=cache, sass=False)
@@ -278,7 +285,6 @@ def test_a_process_that_interprets_cannot_compile(tmp_path: Path) -> None:
     )
     assert EnvironmentUnusable.__name__ in done.stderr
     assert "unset TRITON_INTERPRET" in done.stderr
-    assert compile_here.__doc__
 
 
 _LAUNCHES = """
@@ -295,7 +301,7 @@ class Device:  # what a launch asks the driver before it looks for its kernel
     def get_current_device(self): return 0
     def get_current_stream(self, device): return 0
 
-path, cache = sys.argv[1:]
+path, cache, name = sys.argv[1:]
 x, y = torch.zeros(4096, dtype=torch.bfloat16), torch.zeros(4096, dtype=torch.bfloat16)
 f = torch.zeros(4096)
 everything = dict(x_ptr=f, y_ptr=f[1:], none_ptr=None, rows=64, stride=1, odd=7, big=2**40, seed=32, scale=0.5,
@@ -304,35 +310,33 @@ calls = [
     ("layer_norm", dict(x_ptr=x, w_ptr=x, b_ptr=y, y_ptr=y, rows=4, cols=1024, eps=1e-5, BLOCK=1024), {}),
     ("swish", dict(x_ptr=x, y_ptr=y, n=4096, BLOCK=1024), dict(num_warps=8)),
     ("swish", dict(x_ptr=x[1:], y_ptr=y, n=4095, BLOCK=1024), dict(num_stages=1)),
-    ("everything", everything, dict(options={"maxnreg": 64})),
+    ("everything", everything, dict(options={"maxnreg": 64} if name == "sm_90" else {"waves_per_eu": 2})),
     ("everything", {**everything, "none_ptr": f, "stride": 3, "flag": False}, {}),
 ]
 found = []
-for name in ("sm_90", "gfx942"):
-    target = TARGETS[name]
-    driver.set_active(Device(GPUTarget(target.backend, target.arch, target.warp_size)))
-    for function, arguments, how in calls:
-        if name == "gfx942":
-            how = {}
-        spec = spec_from_call(path, function, arguments, ["BLOCK"], **how)
-        report = compile_here(spec, name, cache_dir=cache, sass=False)
-        hits = []
-        triton.knobs.compilation.listener = lambda cache_hit, **_: hits.append(cache_hit)
-        launched = load_function(spec).run(**arguments, grid=(1,), warmup=True, **spec.launch_options())
-        triton.knobs.compilation.listener = None
-        found.append([name, function, report.cached, report.hash == launched.hash, hits])
+target = TARGETS[name]
+driver.set_active(Device(GPUTarget(target.backend, target.arch, target.warp_size)))
+for function, arguments, how in calls:
+    spec = spec_from_call(path, function, arguments, ["BLOCK"], **how)
+    report = compile_here(spec, name, cache_dir=cache, sass=False)
+    hits = []
+    triton.knobs.compilation.listener = lambda cache_hit, **_: hits.append(cache_hit)
+    launched = load_function(spec).run(**arguments, grid=(1,), warmup=True, **spec.launch_options())
+    triton.knobs.compilation.listener = None
+    found.append([function, report.cached, report.hash == launched.hash, hits])
 print(json.dumps(found))
 """
 
 
-def test_a_launch_finds_what_was_compiled(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["sm_90", pytest.param("gfx942", marks=NEEDS_ROCM)])
+def test_a_launch_finds_what_was_compiled(target: str, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-c", _LAUNCHES, SOURCES, str(tmp_path / "cache")],
+        [sys.executable, "-c", _LAUNCHES, SOURCES, str(tmp_path / "cache"), target],
         env=environment, cwd=tmp_path, check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert len(found) == 10
-    for target, function, cached, same, hits in found:
-        assert (cached, same, hits) == (False, True, [True]), f"{function} for {target}"
+    assert len(found) == 5
+    for function, cached, same, hits in found:
+        assert (cached, same, hits) == (False, True, [True]), function
