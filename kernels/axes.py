@@ -18,6 +18,7 @@ MEMORY_ORDERS: dict[tuple[str, str], tuple[str, ...]] = {
 CHANNELS = frozenset({"g", "k"})
 #: Names of merged axes: channels, pixels, rows (all that is not a channel), and all elements.
 _MERGED = {("g", "k"): "c", ("h", "w"): "p", ("b", "h", "w"): "r", ("b", "t"): "r"}
+_SPARE = ("e", "m", "n", "u", "v")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,11 @@ def merge_axes(layout: str, memory: str, sets: Iterable[frozenset[str]]) -> Kern
         else:
             together.append([dim])
     parts = tuple(tuple(group) for group in together)
-    return KernelAxes(tuple(p[0] if len(p) == 1 else _MERGED.get(p, "e") for p in parts), parts)
+    names: list[str] = []
+    for part in parts:
+        wish = part[0] if len(part) == 1 else _MERGED.get(part, "e")
+        names.append(next(n for n in (wish, *_SPARE) if n not in names))
+    return KernelAxes(tuple(names), parts)
 
 
 def dim_sizes(layout: str, shape: tuple[int, ...], groups: int) -> dict[str, int]:

@@ -44,7 +44,10 @@ class Work:
 
 @dataclass(frozen=True)
 class KernelText:
-    """A function definition. pointers, numbers, blocks: its arguments in order, see ``Writer``."""
+    """A function definition. pointers, numbers, blocks: its arguments in order, see ``Writer``.
+
+    reads, writes: per pointer, how often each of its elements is loaded and stored (a load in a sweep counts once).
+    """
 
     name: str
     text: str
@@ -52,6 +55,8 @@ class KernelText:
     numbers: tuple[str, ...]
     blocks: tuple[str, ...]
     helpers: frozenset[str]
+    reads: Mapping[str, int] = field(default_factory=dict, hash=False)
+    writes: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
 class _Kernel:
@@ -482,4 +487,6 @@ def _text(name: str, about: str, kernel: _Apply | _Partial) -> KernelText:
     text = (
         f'@triton.jit\ndef {name}({", ".join(arguments)}):\n    """{about}"""\n' + "\n".join(out.lines) + "\n"
     )
-    return KernelText(name, text, tuple(out.pointers), numbers, blocks, frozenset(out.helpers))
+    return KernelText(
+        name, text, tuple(out.pointers), numbers, blocks, frozenset(out.helpers), out.reads, out.writes
+    )

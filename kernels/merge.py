@@ -40,9 +40,12 @@ def merge_kernel(name: str, ops: Sequence[str]) -> KernelText:
         [f"{p}_ptr" for p in pointers] + list(numbers) + ["BLOCK_S: tl.constexpr", "BLOCK_I: tl.constexpr"]
     )
     about = "Partial statistics of all splits, merged in a fixed order."
+    writes = {f"out{n}": 1 for n in range(len(ops))}
     text = (
         f'@triton.jit\ndef {name}({", ".join(arguments)}):\n    """{about}"""\n    '
         + "\n    ".join(lines)
         + "\n"
     )
-    return KernelText(name, text, pointers, numbers, ("BLOCK_S", "BLOCK_I"), frozenset())
+    return KernelText(
+        name, text, pointers, numbers, ("BLOCK_S", "BLOCK_I"), frozenset(), {"partial": 1}, writes
+    )

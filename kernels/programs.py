@@ -156,7 +156,7 @@ def build(spec: LayerSpec, *, split_means: bool = True) -> Passes:
         totals.append(Total("dbias", dy, everywhere - channels))
     backward = Program(ir, axes, {"dx": dx}, tuple(totals))
     computed = set(ir.reductions([out]))
-    shared = [i for i in ir.reductions(backward.roots, stop=computed) if i in computed]
+    shared = [i for i in ir.reachable(backward.roots, stop=computed) if i in computed]
     saved = {f"saved{n}": i for n, i in enumerate(shared)}
     tensors = {"y": out, "sum": x} if spec.residual else {"y": out}
     return Passes(Program(ir, axes, tensors, (), saved | batch), backward, tuple(saved), tuple(batch))
@@ -203,8 +203,8 @@ def _adjoints(spec: LayerSpec, ops: _Ops, nodes: list[int], g: int) -> dict[str,
     for i in range(graph.output, first - 1, -1):
         here = adjoints.pop(i, None)
         op, args, index = graph.nodes[i - first]
-        if here is None or ir[nodes[i]].op == "leaf":  # a running statistic has no gradient
-            continue
+        if here is None or (not spec.training and index is not None and "b" in index):
+            continue  # a running statistic has no gradient
         extra = (index,) if index is not None else ()
         try:
             parts = primitives.get(op).gradient(ops, here, nodes[i], *[nodes[a] for a in args], *extra)

@@ -21,13 +21,20 @@ _CALLS = {
 #: Functions that are defined at the top of a generated file when it calls them.
 HELPERS = ("exp", "log", "reciprocal", "divide", "sigmoid", "tanh")
 
+# Near zero 1 - 2 / (1 + exp(2 a)) loses all digits; the polynomial is that of Cephes' tanhf.
+_TANH = """\
+s = a * a
+    p = -5.70498872745e-3 * s + 2.06390887954e-2
+    p = ((p * s - 5.37397155531e-2) * s + 1.33314422036e-1) * s - 3.33332819422e-1
+    return tl.where(s < 0.390625, a + a * s * p, 1.0 - {})"""
+
 _PLAIN = {
     "exp": "return tl.exp(a)",
     "log": "return tl.log(a)",
     "reciprocal": "return 1.0 / a",
     "divide": "return a / b",
     "sigmoid": "return 1.0 / (1.0 + tl.exp(-a))",
-    "tanh": "return 1.0 - 2.0 / (1.0 + tl.exp(2.0 * a))",
+    "tanh": _TANH.format("2.0 / (1.0 + tl.exp(2.0 * a))"),
 }
 _FAST = {
     "exp": "return tl.exp2(a * 1.4426950408889634)",
@@ -35,7 +42,7 @@ _FAST = {
     "reciprocal": "return libdevice.fast_dividef(1.0, a)",
     "divide": "return libdevice.fast_dividef(a, b)",
     "sigmoid": "return libdevice.fast_dividef(1.0, 1.0 + tl.exp2(a * -1.4426950408889634))",
-    "tanh": "return 1.0 - libdevice.fast_dividef(2.0, 1.0 + tl.exp2(a * 2.8853900817779268))",
+    "tanh": _TANH.format("libdevice.fast_dividef(2.0, 1.0 + tl.exp2(a * 2.8853900817779268))"),
 }
 _TANH_PTX = (
     "return tl.inline_asm_elementwise(\n"

@@ -49,6 +49,8 @@ class Writer:
         self.helpers: set[str] = set()
         self.pointers: dict[str, None] = {}
         self.numbers: dict[str, None] = {}
+        self.reads: dict[str, int] = {}
+        self.writes: dict[str, int] = {}
         self.coordinates: dict[str, Coordinate] = {}
         self._scopes: list[dict[int, tuple[str, int]]] = [{}]
         self._masks: list[dict[str, str]] = [{}]
@@ -244,11 +246,13 @@ class Writer:
         buffer = self.known.get(i, value.name)
         title = buffer if i not in self.known else f"{value.op}_{''.join(sorted(value.over))}"
         where = self.at(buffer, value.varies)
+        self.reads[buffer] = self.reads.get(buffer, 0) + 1
         mask = self.mask(value.varies)
         masked = f", mask={mask}, other=0.0" if mask else ""
         name = self.fresh(title)
         load = f"tl.load({where}{masked}).to(tl.float32)"
         if self.summed and value.op == "leaf" and value.name == "x":
+            self.reads["residual"] = self.reads.get("residual", 0) + 1
             other = where.replace(f"{buffer}_ptr", self.pointer("residual"), 1)
             self.line(f"{name} = {load} + tl.load({other}{masked}).to(tl.float32)")
             load = f"{name}.to({self.pointer('y')}.dtype.element_ty).to(tl.float32)"
@@ -313,4 +317,5 @@ class Writer:
             text = f"{text} + {self.zeros(kept)}"
         mask = self.mask(axes)
         where = self.at(name, axes)
+        self.writes[name] = self.writes.get(name, 0) + 1
         self.line(f"tl.store({where}{row}, {text}{f', mask={mask}' if mask else ''})")

@@ -1,0 +1,51 @@
+"""A layer and a shape in, kernels out: the compiler from end to end. Neither torch nor triton is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from evonas.kernels.axes import dim_sizes
+from evonas.kernels.plan import Plan, plan
+from evonas.kernels.programs import LayerSpec, Passes, build
+from evonas.kernels.tiling import LIMITS, Limits
+
+
+@lru_cache(maxsize=1024)
+def passes(spec: LayerSpec, split_means: bool) -> Passes:
+    """The programs of a layer, built once."""
+    return build(spec, split_means=split_means)
+
+
+@dataclass(frozen=True)
+class Plans:
+    """Both passes of a layer on tensors of one shape. saved, batch: see ``Passes``."""
+
+    forward: Plan
+    backward: Plan
+    saved: tuple[str, ...]
+    batch: tuple[str, ...]
+
+
+@lru_cache(maxsize=4096)
+def plans(spec: LayerSpec, shape: tuple[int, ...], groups: int, limits: Limits = LIMITS) -> Plans:
+    """Kernels for both passes on tensors of that shape.
+
+    Weighted partial means save whole reductions while the domain is in registers; where it is swept or split they
+    would cost another sweep, so then both passes are planned without them.
+
+    Raises:
+        UsageError: see ``build``, ``dim_sizes`` and ``plan``.
+    """
+    for split_means in (True, False):
+        both = passes(spec, split_means)
+        sizes = both.forward.axes.sizes(dim_sizes(spec.layout, shape, groups))
+        made = Plans(
+            plan(both.forward, sizes, backward=False, summed=spec.residual, limits=limits),
+            plan(both.backward, sizes, backward=True, known=both.known, limits=limits),
+            both.saved,
+            both.batch,
+        )
+        if all(p.resident for p in (made.forward, made.backward)):
+            break
+    return made
