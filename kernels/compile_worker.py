@@ -66,6 +66,7 @@ class CompilerProcess:
         )
         self._buffer = b""
         self._ready = False
+        self.served = 0  # jobs
 
     @property
     def pid(self) -> int:
@@ -112,6 +113,7 @@ class CompilerProcess:
             self._process.stdin.flush()
         except OSError:
             raise ChildEnded(self._reason()) from None
+        self.served += 1
         self._receive(_START_S)  # it has taken the job: what happens from here on is the job's doing
         try:
             answer = self._receive(deadline)

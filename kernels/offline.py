@@ -218,7 +218,8 @@ def load_function(spec: KernelSpec) -> Any:
     """
     path = Path(spec.path).absolute()
     linecache.checkcache(str(path))  # the file may have been written again since triton last read it
-    loader = importlib.util.spec_from_file_location(f"evonas_kernel_{path.stem}", path)
+    # Always the same name: triton keeps the last function of each name for ever.
+    loader = importlib.util.spec_from_file_location("evonas_kernel", path)
     if loader is None or loader.loader is None:
         raise ValueError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(loader)

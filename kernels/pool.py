@@ -37,6 +37,7 @@ class CompilePool:
         cache_dir: folder of Triton's cache; made if missing.
         target: see ``spec.TARGETS``.
         deadline: seconds per kernel.
+        renew: kernels after which a compiler is replaced: Triton keeps about 130 KB of each.
         sass: count instructions, half a second more per kernel on an NVIDIA target. Registers and spills are always
             in the reports.
 
@@ -52,6 +53,7 @@ class CompilePool:
         target: str,
         *,
         deadline: float = 60.0,
+        renew: int = 1000,
         sass: bool = False,
     ) -> None:
         if workers < 1:
@@ -68,6 +70,7 @@ class CompilePool:
         except OSError as error:
             raise EnvironmentUnusable(f"no kernel cache at {self.cache_dir}: {error}") from None
         self._deadline = deadline
+        self._renew = renew
         self._sass = sass
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._lock = threading.Lock()
@@ -184,7 +187,7 @@ class CompilePool:
                 continue
             except EnvironmentUnusable as error:
                 return self._failure(key, spec, "environment", error.message)
-            if not child.alive:
+            if not child.alive or child.served >= self._renew:
                 self._replace(slot)
             return result
         return self._failure(key, spec, "environment", reason)

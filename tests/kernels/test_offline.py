@@ -288,11 +288,12 @@ def test_a_process_that_interprets_cannot_compile(tmp_path: Path) -> None:
 
 
 _LAUNCHES = """
-import json, sys
+import json, pathlib, sys
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
-from evonas.kernels.offline import compile_here, load_function
+from evonas.kernels.offline import compile_here
+from evonas.kernels.pool import use_cache
 from evonas.kernels.spec import TARGETS, spec_from_call
 
 class Device:  # what a launch asks the driver before it looks for its kernel
@@ -302,6 +303,9 @@ class Device:  # what a launch asks the driver before it looks for its kernel
     def get_current_stream(self, device): return 0
 
 path, cache, name = sys.argv[1:]
+sys.path.insert(0, str(pathlib.Path(path).parent))
+import offline_sources
+use_cache(cache)
 x, y = torch.zeros(4096, dtype=torch.bfloat16), torch.zeros(4096, dtype=torch.bfloat16)
 f = torch.zeros(4096)
 everything = dict(x_ptr=f, y_ptr=f[1:], none_ptr=None, rows=64, stride=1, odd=7, big=2**40, seed=32, scale=0.5,
@@ -318,10 +322,10 @@ target = TARGETS[name]
 driver.set_active(Device(GPUTarget(target.backend, target.arch, target.warp_size)))
 for function, arguments, how in calls:
     spec = spec_from_call(path, function, arguments, ["BLOCK"], **how)
-    report = compile_here(spec, name, cache_dir=cache, sass=False)
+    report = compile_here(spec, name, sass=False)
     hits = []
     triton.knobs.compilation.listener = lambda cache_hit, **_: hits.append(cache_hit)
-    launched = load_function(spec).run(**arguments, grid=(1,), warmup=True, **spec.launch_options())
+    launched = getattr(offline_sources, function).run(**arguments, grid=(1,), warmup=True, **spec.launch_options())
     triton.knobs.compilation.listener = None
     found.append([function, report.cached, report.hash == launched.hash, hits])
 print(json.dumps(found))
@@ -340,3 +344,4 @@ def test_a_launch_finds_what_was_compiled(target: str, tmp_path: Path) -> None:
     assert len(found) == 5
     for function, cached, same, hits in found:
         assert (cached, same, hits) == (False, True, [True]), function
+    assert list((tmp_path / "cache").glob("*/everything.json"))

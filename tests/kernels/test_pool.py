@@ -135,6 +135,15 @@ def test_a_compiler_that_dies_idle_costs_no_kernel(tmp_path: Path) -> None:
         assert pool.describe()["replaced"] == 1
 
 
+def test_a_compiler_is_renewed_after_its_share(tmp_path: Path) -> None:
+    with CompilePool(1, tmp_path / "cache", "sm_90", renew=2) as pool:
+        (first,) = pool.describe()["pids"]
+        futures = pool.submit([sized(128), sized(256), sized(512)])
+        assert all(isinstance(future.result(_PATIENCE), CompileReport) for future in futures)
+        assert pool.describe()["pids"] != [first]
+        assert pool.describe()["replaced"] == 1
+
+
 def test_a_kernel_that_takes_too_long_is_given_up(tmp_path: Path, holding: KernelSpec) -> None:
     with CompilePool(1, tmp_path / "cache", "sm_90", deadline=0.5) as pool:
         result = pool.submit([holding])[0].result(_PATIENCE)
