@@ -47,6 +47,12 @@ class LayerSpec:
     def graph(self) -> Graph:
         return _graph(self.formula)
 
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """Names of the per-channel parameters, in the order in which kernels' callers give them."""
+        used = tuple(leaf for leaf in VECTOR_LEAVES if leaf in self.graph.leaves)
+        return (*used, *AFFINE) if self.affine else used
+
 
 @lru_cache(maxsize=1024)
 def _graph(formula: str) -> Graph:
@@ -123,7 +129,9 @@ class _Ops:
 
 
 def build(spec: LayerSpec, *, split_means: bool = True) -> Passes:
-    """The two passes of a layer.
+    """The two passes of a layer. ``split_means``: see ``IR``, for the backward pass.
+
+    Values of the forward pass get the same ids whatever ``split_means`` is.
 
     Raises:
         UsageError, FormulaError: a graph that cannot be lowered; the message names the node and the formula.
@@ -134,7 +142,7 @@ def build(spec: LayerSpec, *, split_means: bool = True) -> Passes:
         told.append(CHANNELS)
     axes = merge_axes(spec.layout, spec.memory, told)
     everywhere, channels = frozenset(axes.names), axes.of(CHANNELS)
-    ir = IR(split_means=split_means)
+    ir = IR(split_means=False)
     ops = _Ops(ir, lambda index: axes.of(layout.covered(index)), spec.eps)
 
     x = ir.leaf("x", everywhere)
@@ -146,6 +154,7 @@ def build(spec: LayerSpec, *, split_means: bool = True) -> Passes:
         weight, bias = (ir.leaf(name, channels) for name in AFFINE)
         out = ir.apply("add", ir.apply("mul", y, weight), bias)
         g = ir.apply("mul", dy, weight)
+    ir.split_means = split_means
     adjoints = _adjoints(spec, ops, nodes, g)
     dx = adjoints.get("x", ir.constant(0.0))
     if spec.residual:
@@ -157,6 +166,8 @@ def build(spec: LayerSpec, *, split_means: bool = True) -> Passes:
     backward = Program(ir, axes, {"dx": dx}, tuple(totals))
     computed = set(ir.reductions([out]))
     shared = [i for i in ir.reachable(backward.roots, stop=computed) if i in computed]
+    if split_means:  # what is saved must not depend on how the backward pass is arranged
+        shared = list(build(spec, split_means=False).known)
     saved = {f"saved{n}": i for n, i in enumerate(shared)}
     tensors = {"y": out, "sum": x} if spec.residual else {"y": out}
     return Passes(Program(ir, axes, tensors, (), saved | batch), backward, tuple(saved), tuple(batch))

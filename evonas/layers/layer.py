@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evonas.errors import EvonasError, UsageError, unknown_name
+from evonas.errors import EnvironmentUnusable, EvonasError, UsageError, unknown_name
 from evonas.graph import Cost, Graph, Properties, analyse, canonical, cost, digest, format_latex, get_layout
 from evonas.layers.zoo import ZOO
 
@@ -67,28 +69,41 @@ class Layer:
         Args:
             channels: C of the (B, C, H, W) or (B, T, C) tensors.
             layout: "nchw" or "btc"; the layer's own by default.
-            backend: "eager" is the reference; "auto" takes the fastest available, today the reference.
+            backend: "eager" is the reference. "triton" runs generated kernels and refuses what has none. "auto" runs
+                them on CUDA and the reference elsewhere.
             options: groups, group_size, eps, momentum, affine, device, dtype of ``GraphLayer``.
 
         Raises:
-            UsageError: an unknown layout or backend, or an index set that the layout does not have.
+            UsageError: an unknown layout or backend, an index set that the layout does not have, or with "triton" a
+            graph that
+                cannot be lowered.
+            EnvironmentUnusable: "triton" without triton.
         """
         if backend not in BACKENDS:
             raise unknown_name("backend", backend, BACKENDS)
-        if backend == "triton":
-            raise UsageError(
-                "backend='triton' is not available in this version of evonas",
-                hint="use backend='auto': it takes the kernels once they are there",
-            )
         from evonas.layers.module import GraphLayer
 
         where = get_layout(layout or self.layout)
         for index in self.graph.index_sets:
             where.check(index)
-        return GraphLayer(self.graph, channels, layout=where.name, **options)
+        if backend == "triton" and not _triton_installed():
+            raise EnvironmentUnusable(
+                "backend='triton' needs triton, which is not installed", hint="pip install triton"
+            )
+        if backend == "eager" or (backend == "auto" and not _triton_installed()):
+            return GraphLayer(self.graph, channels, layout=where.name, **options)
+        from evonas.layers.kernel_layer import KernelLayer
+
+        strict = backend == "triton"
+        return KernelLayer(self.graph, channels, layout=where.name, strict=strict, **options)
 
     def __str__(self) -> str:
         return self.formula
+
+
+@lru_cache(maxsize=1)
+def _triton_installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def named_layer(name: str) -> Layer:

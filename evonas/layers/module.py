@@ -7,7 +7,7 @@ exports and kernels are held against.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -128,18 +128,36 @@ class GraphLayer(nn.Module):
         super().__setstate__(state)
         self._compile()
 
-    def forward(self, x: Tensor) -> Tensor:
+    @overload
+    def forward(self, x: Tensor, residual: None = None) -> Tensor: ...
+
+    @overload
+    def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """The layer on x; with a residual, the pair (layer on x + residual, x + residual)."""
         channels_at = 1 if self.layout.name == "nchw" else -1
         if x.dim() != len(self.layout.dims) - 1 or x.shape[channels_at] != self.channels:
             raise UsageError(
                 f"input of shape {tuple(x.shape)}, a {self.layout.name} layer of {self.channels} channels needs "
                 f"{_SHAPES[self.layout.name]} with {self.channels} channels"
             )
+        if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
+            raise UsageError(
+                f"residual is {tuple(residual.shape)} in {residual.dtype}, x is {tuple(x.shape)} in {x.dtype}: "
+                f"they have to be alike"
+            )
+        y, total = self._run(x, residual)
+        return y if total is None else (y, total)
+
+    def _run(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The layer's output, and the sum if there is a residual."""
+        total = None if residual is None else x + residual
         # autocast must not send single nodes of the graph to half precision
         with torch.autocast(device_type=x.device.type, enabled=False):
-            return self._run(x)
+            return self._eager(x if total is None else total), total
 
-    def _run(self, x: Tensor) -> Tensor:
+    def _eager(self, x: Tensor) -> Tensor:
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         split = self._split(wide)
         vector = self._vector_shape

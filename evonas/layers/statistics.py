@@ -63,18 +63,26 @@ class BatchStatistic(nn.Module):
 
     def forward(self, a: Tensor) -> Tensor:
         if not self.training:
-            value = self.running.to(a.dtype)
-            back = _FROM_AVERAGE.get(self.op)
-            return back(value, self.eps) if back else value
+            return self.average(a.dtype)
         y = primitives.get(self.op).eager(primitives.torch_namespace(), a, self.axes, eps=self.eps)
-        with torch.no_grad():
-            to = _TO_AVERAGE.get(self.op)
-            seen = to(y, self.eps) if to else y
-            # a moment over fewer axes than batch and space (mean[b], say) keeps one value per channel
-            if self._spread:
-                seen = seen.mean(self._spread, keepdim=True)
-            self.running.lerp_(seen.expand(self.running.shape).to(self.running.dtype), self.momentum)
+        self.update(y)
         return y
+
+    def average(self, dtype: torch.dtype) -> Tensor:
+        """The node's value in evaluation, in the split view."""
+        value = self.running.to(dtype)
+        back = _FROM_AVERAGE.get(self.op)
+        return back(value, self.eps) if back else value
+
+    @torch.no_grad()
+    def update(self, y: Tensor) -> None:
+        """Take the node's value on one batch, in the split view, into the running average."""
+        to = _TO_AVERAGE.get(self.op)
+        seen = to(y, self.eps) if to else y
+        # a moment over fewer axes than batch and space (mean[b], say) keeps one value per channel
+        if self._spread:
+            seen = seen.mean(self._spread, keepdim=True)
+        self.running.lerp_(seen.expand(self.running.shape).to(self.running.dtype), self.momentum)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchStatistic:
         """Moves and casts as usual, but never below float32: squares overflow in half precision."""

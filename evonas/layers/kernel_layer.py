@@ -1,0 +1,92 @@
+"""A layer that runs its generated Triton kernels where it can, and the eager reference elsewhere."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evonas.errors import UsageError
+from evonas.graph.graph import Graph
+from evonas.kernels.axes import MEMORY_ORDERS, dim_sizes
+from evonas.kernels.lowering import passes
+from evonas.kernels.operator import encode, layer_forward, why_not
+from evonas.kernels.programs import LayerSpec
+from evonas.layers.module import GraphLayer
+
+_WARNED: set[str] = set()
+
+
+class KernelLayer(GraphLayer):
+    """The same layer with the same parameters, buffers and state as ``GraphLayer``, on fused kernels.
+
+    Kernels take float32, bfloat16 and float16 tensors on CUDA (on the CPU in Triton's interpreter); they compute in
+    float32, have no second derivative, and write channels_last output for channels_last input. With ``strict``
+    anything else is an error; without, it goes to the eager reference, and a graph that cannot be
+    lowered goes there as a whole, with one warning.
+
+    Args:
+        strict: backend="triton" rather than "auto".
+        options: of ``GraphLayer``.
+
+    Raises:
+        UsageError: strict, and the graph cannot be lowered or the input has no kernels.
+    """
+
+    def __init__(self, graph: Graph, channels: int, *, strict: bool = False, **options: Any) -> None:
+        super().__init__(graph, channels, **options)
+        self.strict = strict
+        spec = LayerSpec(str(self.graph), self.layout.name, affine=self.weight is not None, eps=self.eps)
+        self._vectors = spec.vectors
+        #: per (memory order, residual, training): the layer as the operators take it; empty without kernels
+        self._specs: dict[tuple[str, bool, bool], str] = {}
+        try:
+            for layout, memory in MEMORY_ORDERS:
+                for residual in (False, True) if layout == self.layout.name else ():
+                    for training in (False, True):
+                        one = replace(spec, memory=memory, residual=residual, training=training)
+                        self._specs[memory, residual, training] = encode(one)
+            passes(spec, False)
+        except UsageError as error:
+            if strict:
+                raise
+            self._specs = {}
+            if self.formula not in _WARNED:
+                _WARNED.add(self.formula)
+                warnings.warn(f"{error.message}; the eager reference is used", stacklevel=3)
+
+    def _run(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        reason = why_not(x) if self._specs else "a graph that cannot be lowered"
+        if reason:
+            if self.strict:
+                raise UsageError(
+                    f"no kernel for {reason}", hint="use backend='auto' to fall back to the eager reference"
+                )
+            return super()._run(x, residual)
+        last = self.layout.name == "nchw" and not x.is_contiguous() and x.is_contiguous(
+            memory_format=torch.channels_last
+        )  # fmt: skip
+        memory = "channels_last" if last else "contiguous"
+        training = self.training or not self.statistics
+        vectors = [getattr(self, name) for name in self._vectors]
+        averages = [] if training else [s.average(torch.float32) for s in self.statistics]  # type: ignore[operator]
+        layer = self._specs[memory, residual is not None, training]
+        y, *rest = layer_forward(x, residual, vectors, averages, layer, self.groups)
+        total = rest.pop(0) if residual is not None else None
+        if self.training and self.statistics:
+            batch = rest[-len(self.statistics) :]
+            for statistic, value in zip(self.statistics, batch, strict=True):
+                statistic.update(self._in_split_view(value, x, statistic.index, memory))  # type: ignore[arg-type,
+                operator]
+        return y, total
+
+    def _in_split_view(self, value: Tensor, x: Tensor, index: tuple[str, ...], memory: str) -> Tensor:
+        """A statistic over those axes as kernels leave it, its dims in memory order, with the dims of the layout."""
+        reduced = self.layout.covered(index)
+        sizes = dim_sizes(self.layout.name, tuple(x.shape), self.groups)
+        order = MEMORY_ORDERS[self.layout.name, memory]
+        shaped = value.view([1 if d in reduced else sizes[d] for d in order])
+        return shaped.permute([order.index(d) for d in self.layout.dims])
