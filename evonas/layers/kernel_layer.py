@@ -16,6 +16,7 @@ from evonas.kernels.lowering import passes
 from evonas.kernels.operator import encode, layer_forward, why_not
 from evonas.kernels.programs import LayerSpec
 from evonas.layers.module import GraphLayer
+from evonas.layers.statistics import BatchStatistic
 
 _WARNED: set[str] = set()
 
@@ -72,15 +73,14 @@ class KernelLayer(GraphLayer):
         memory = "channels_last" if last else "contiguous"
         training = self.training or not self.statistics
         vectors = [getattr(self, name) for name in self._vectors]
-        averages = [] if training else [s.average(torch.float32) for s in self.statistics]  # type: ignore[operator]
+        kept = [s for s in self.statistics if isinstance(s, BatchStatistic)]
+        averages = [] if training else [s.average(torch.float32) for s in kept]
         layer = self._specs[memory, residual is not None, training]
         y, *rest = layer_forward(x, residual, vectors, averages, layer, self.groups)
         total = rest.pop(0) if residual is not None else None
-        if self.training and self.statistics:
-            batch = rest[-len(self.statistics) :]
-            for statistic, value in zip(self.statistics, batch, strict=True):
-                statistic.update(self._in_split_view(value, x, statistic.index, memory))  # type: ignore[arg-type,
-                operator]
+        if self.training and kept:
+            for statistic, value in zip(kept, rest[-len(kept) :], strict=True):
+                statistic.update(self._in_split_view(value, x, statistic.index, memory))
         return y, total
 
     def _in_split_view(self, value: Tensor, x: Tensor, index: tuple[str, ...], memory: str) -> Tensor:

@@ -75,8 +75,7 @@ class Layer:
 
         Raises:
             UsageError: an unknown layout or backend, an index set that the layout does not have, or with "triton" a
-            graph that
-                cannot be lowered.
+                graph that cannot be lowered.
             EnvironmentUnusable: "triton" without triton.
         """
         if backend not in BACKENDS:
