@@ -7,7 +7,7 @@ everything between kernels is float32, and memory starts at multiples of 16 byte
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +28,10 @@ from evonas.errors import unknown_name
 DTYPES: Mapping[str, str] = MappingProxyType({"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"})
 ITEMSIZE: Mapping[str, int] = MappingProxyType({"bf16": 2, "fp16": 2, "fp32": 4})
 PASSES = ("forward", "backward")
+#: Multiprocessors of the targets' usual devices, which grids are sized for: A100, H100 and H200, B200, MI250, MI300X.
+PROCESSORS: Mapping[str, int] = MappingProxyType(
+    {"sm_80": 108, "sm_90": 132, "sm_100": 148, "gfx90a": 104, "gfx942": 304}
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ def check_dtype(dtype: str) -> str:
 def maths_on(dtype: str, target: str) -> str:
     """Which spelling of the functions (see ``evonas.kernels.text``) tensors of that dtype get on that target."""
     return "half" if check_dtype(dtype) == "bf16" and parse_target(target).backend == "cuda" else "fast"
+
+
+def limits_on(target: str) -> Limits:
+    """What kernels for a target are scheduled with."""
+    return replace(LIMITS, processors=PROCESSORS[parse_target(target).name])
 
 
 def layer_source(spec: LayerSpec, plan: Plan, backward: bool, maths: str) -> str:
@@ -128,16 +137,18 @@ def layer_specs(
     dtype: str = "bf16",
     target: str = "sm_90",
     folder: Path | None = None,
-    limits: Limits = LIMITS,
+    limits: Limits | None = None,
 ) -> tuple[PassSpecs, PassSpecs]:
     """Forward and backward of a layer for a target; writes the two modules (see ``write_source``).
+
+    ``limits``: by default those of the target, see ``limits_on``.
 
     Raises:
         UsageError: a graph that cannot be lowered, a shape that does not fit, an unknown dtype or target.
         EnvironmentUnusable: the folder cannot be written.
     """
     maths = maths_on(dtype, target)
-    both = plans(spec, shape, groups, limits)
+    both = plans(spec, shape, groups, limits or limits_on(target))
     made = []
     for which, plan in zip(PASSES, (both.forward, both.backward), strict=True):
         path = write_source(layer_source(spec, plan, which == "backward", maths), folder)

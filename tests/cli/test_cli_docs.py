@@ -43,6 +43,7 @@ def test_every_exit_code_is_on_the_page():
         ("runs", ["status"]),
         ("top", ["top", "RUN"]),
         ("show", ["show", "relu"]),
+        ("kernel", ["kernel", "relu"]),
         ("replay", ["replay", "RUN"]),
         ("list", ["list", "spaces"]),
         ("doctor", ["doctor"]),
@@ -54,5 +55,5 @@ def test_the_keys_of_every_document_are_on_the_page(call, finished, verb, argume
     row = re.search(rf"^\| `{re.escape(content.pop('schema'))}` \| (.*) \|$", PAGE, re.M)
     named = set(re.findall(r"`(\w+)`", row[1]))
     assert set(content) <= named
-    optional = {"recovered", "status", "history", "difference", "name", "level", "found", "fix"}
+    optional = {"recovered", "status", "history", "difference", "name", "level", "found", "fix", "kernels"}
     assert named - set(content) <= optional, verb

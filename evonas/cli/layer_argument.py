@@ -1,0 +1,69 @@
+"""The layer and the tensor that a verb is about, as people type them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from evonas.cli.values import shape as read_shape
+from evonas.errors import unknown_name
+from evonas.graph.cost import resolve_groups
+from evonas.layers.layer import Layer, resolve_layer
+from evonas.run.session import load_all_plugins
+
+#: What --layout takes -> layout and memory order.
+ORDERS = {
+    "nchw": ("nchw", "contiguous"),
+    "channels_last": ("nchw", "channels_last"),
+    "btc": ("btc", "contiguous"),
+}
+
+
+def read_layer(target: str, candidate: str | None, plugins: Sequence[str], runs: str) -> Layer:
+    """A layer by name, formula or file; or a candidate of a run.
+
+    Raises:
+        UsageError, FormulaError, PluginError: see ``resolve_layer``, ``Run`` and ``load_plugins``.
+    """
+    from evonas.plugins import describe_plugins
+
+    load_all_plugins(describe_plugins(plugins))
+    if candidate is None and not _is_run(target):
+        return resolve_layer(target)
+    from evonas.cli.history import History
+    from evonas.run.run import Run
+
+    return History(Run(target, runs), candidate or "best").layer()
+
+
+def _is_run(target: str) -> bool:
+    try:
+        return (Path(target) / "run.json").is_file()
+    except OSError:  # a text that no file system takes for a name, such as a long formula
+        return False
+
+
+def read_order(layout: str | None, layer: Layer) -> tuple[str, str]:
+    """Layout and memory order; by default the layer's own layout, contiguous.
+
+    Raises:
+        UsageError: no such layout. FormulaError: the layer uses an axis that it does not have.
+    """
+    name = layer.layout if layout is None else layout
+    if name not in ORDERS:
+        raise unknown_name("layout", name, ORDERS)
+    from evonas.graph.layout import get_layout
+
+    for index in layer.graph.index_sets:
+        get_layout(ORDERS[name][0]).check(index)
+    return ORDERS[name]
+
+
+def read_size(shape: str, layout: str, groups: int) -> tuple[tuple[int, ...], int]:
+    """A shape, and the number of groups that a layer has there: at most ``groups``, a divisor of the channels.
+
+    Raises:
+        UsageError: not as many positive integers as the layout has axes.
+    """
+    sizes = read_shape(shape, layout)
+    return sizes, resolve_groups(sizes[1] if layout == "nchw" else sizes[-1], groups)
