@@ -24,6 +24,7 @@ def print_closing(run: Run) -> None:
                 f"Front of the search: {len(front)} layer{'s' * (len(front) != 1)}, validation accuracy",
                 front,
                 proxies,
+                progress.latency_source,
             )
         )
     else:
@@ -58,6 +59,7 @@ def closing_document(run: Run) -> dict[str, Any]:
         "id": run.id,
         "seed": run.directory.info.get("seed"),
         "proxies": list(progress.proxies),
+        "objectives": run.objectives,
         "front": front,
         "ranking": progress.ranking,
         "verdict": verdict(progress.ranking),

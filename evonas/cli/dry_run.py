@@ -62,6 +62,9 @@ def _print_plan(plan: Mapping[str, Any]) -> None:
     print(f"space   {space['name']}: {space['operations']} operations, {space['nodes']} nodes, "
           f"about 10^{space['genotypes_log10']:.0f} genotypes")  # fmt: skip
     print(f"stages  {' -> '.join(plan['stages'])}")
+    for name, what in plan["objectives"].items():
+        if len(plan["objectives"]) > 1:
+            print(f"goal    {what['direction']} {name}: {what['source']}; {what['unit']}")
     arms = ", ".join(f"{arm} ({strategy})" for arm, strategy in plan["arms"].items())
     print(f"budget  {budget['candidates_per_arm']} evaluated candidates for each of: {arms}; "
           f"{budget['baselines']} baselines; {budget['finalists']} finalists, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from evonas.cli.output import emit, score, seconds, table
+from evonas.cli.output import emit, microseconds, score, seconds, table
 from evonas.errors import UsageError
 from evonas.graph import Graph
 from evonas.layers.layer import Layer
@@ -77,6 +77,7 @@ class History:
             "seconds": row["seconds"],
             "scores": {p: row[f"score_{p}"] for p in self.run.proxies},
             "mean": row["mean_score"],
+            **({} if row["latency_us"] is None else {"latency_us": row["latency_us"]}),
             "lost_attempts": self.lost,
             "reports": self.reports,
             "ancestors": self.ancestors(),
@@ -92,6 +93,9 @@ def print_history(history: History) -> None:
           f"{about['outcome']} {where}".rstrip())  # fmt: skip
     scores = ", ".join(f"{p} {score(v)}" for p, v in about["scores"].items())
     print(f"validation accuracy: {scores}, mean {score(about['mean'])}")
+    if "latency_us" in about:
+        source = history.run.objectives["latency"]["source"]
+        print(f"latency: {microseconds(about['latency_us'])} us ({source})")
     for reason in about["lost_attempts"]:
         print(f"lost attempt: {reason}")
     if about["reports"]:

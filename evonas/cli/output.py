@@ -117,6 +117,11 @@ def spread(mean: float | None, std: float | None, *, sign: bool = False) -> str:
     return text if std is None else f"{text} ± {std:.3f}"
 
 
+def microseconds(value: float | None) -> str:
+    """A latency with one decimal, "-" where there is none."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.1f}"
+
+
 def seconds(value: float | None) -> str:
     """A duration in words: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
     if value is None or not math.isfinite(value):

@@ -176,7 +176,8 @@ def picture(progress: Progress, head: str, height: int = 40) -> RenderableType:
     funnel = funnel_table(progress.funnel)
     room = max(3, height - funnel.row_count - 14)
     rows = [r.to_dict(progress.proxies) for r in progress.front()]
-    front = score_table(f"Front ({len(rows)}), validation accuracy", rows[:room], progress.proxies)
+    title = f"Front ({len(rows)}), validation accuracy"
+    front = score_table(title, rows[:room], progress.proxies, progress.latency_source)
     parts: list[Any] = [Text(head), funnel, front]
     baseline = progress.best("baseline")
     if baseline is not None:

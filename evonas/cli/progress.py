@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from evonas.run.funnel_table import FunnelTable
+from evonas.run.objectives import latency_source, vector
 from evonas.run.schema import Event
 
 ARMS = ("search", "control")
@@ -22,6 +23,7 @@ class Scored:
     arm: str
     formula: str
     scores: tuple[float, ...]
+    latency: float | None = None
 
     @property
     def mean(self) -> float:
@@ -29,13 +31,15 @@ class Scored:
         return fmean(self.scores)
 
     def to_dict(self, proxies: Iterable[str]) -> dict[str, Any]:
-        """Plain values with the scores by proxy."""
+        """Plain values with the scores by proxy; ``latency_us`` where latency is an objective."""
+        cost = {} if self.latency is None else {"latency_us": self.latency}
         return {
             "candidate": self.candidate,
             "arm": self.arm,
             "formula": self.formula,
             "scores": dict(zip(proxies, self.scores, strict=False)),
             "mean": self.mean,
+            **cost,
         }
 
 
@@ -49,6 +53,8 @@ class Progress:
     def __init__(self, config: Mapping[str, Any]) -> None:
         search = config.get("search", {})
         self.proxies = tuple(config.get("evaluation", {}).get("proxies", ()))
+        #: in words, where latencies come from; None where they are no objective.
+        self.latency_source = latency_source(config)
         self.arms = tuple(a for a in ARMS if a == "search" or search.get("control") != "none")
         self.baselines = len(search.get("baselines", ()))
         self.budget = int(search.get("candidates", 0))
@@ -61,6 +67,7 @@ class Progress:
         self.scored: dict[str, list[Scored]] = {"search": [], "control": [], "baseline": []}
         self.names: dict[int, str] = {}
         self.flights: dict[int, tuple[str, str]] = {}
+        self._latencies: dict[int, float] = {}
         self.lost = self.resumes = self.replicates = 0
         self.exhausted: set[str] = set()
         self.finalists: int | None = None
@@ -94,6 +101,7 @@ class Progress:
         arm = str(event.arm)
         self.dispatched[arm] += 1
         self.flights[event.candidate] = (arm, str(event.formula))
+        self._note_latency(event)
         if arm == "baseline":
             self.names[event.candidate] = str(event.details().get("name", event.formula))
 
@@ -111,12 +119,22 @@ class Progress:
             return
         if arm != "baseline":
             self.outcomes[str(event.outcome)] += 1
+        self._note_latency(event)
+        latency = self._latencies.pop(event.candidate, None)
         if event.outcome == "scored" and event.scores is not None:
             scores = tuple(s for s in event.scores if s is not None)
-            self.scored[arm].append(Scored(event.candidate, arm, formula, scores))
+            self.scored[arm].append(Scored(event.candidate, arm, formula, scores, latency))
             self.full.append(event.seconds or 0.0)
             if arm == "search":
                 self._front = None
+
+    def _note_latency(self, event: Event) -> None:
+        if self.latency_source is None or event.candidate is None:
+            return
+        details = event.details()
+        if "latency_us" in details:
+            self._latencies[event.candidate] = details["latency_us"]
+            self.latency_source = str(details.get("latency_source", self.latency_source))
 
     def _on_stopping(self, event: Event) -> None:
         if event.stage == "exhausted":
@@ -163,7 +181,9 @@ class Progress:
             from evonas.evolution import non_dominated
 
             rows = self.scored["search"]
-            kept = [rows[i] for i in non_dominated([r.scores for r in rows])] if rows else []
+            kept = (
+                [rows[i] for i in non_dominated([vector(r.scores, r.latency) for r in rows])] if rows else []
+            )
             self._front = sorted(kept, key=lambda r: (-r.mean, r.candidate))
         return self._front
 

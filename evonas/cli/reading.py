@@ -32,7 +32,7 @@ def top(
         typer.Option(metavar="NAME", help="All scored of search, control, baseline or all, not the front."),
     ] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="At most so many rows.")] = 20,
-    sort: Annotated[str, typer.Option(metavar="NAME", help="mean, or a proxy.")] = "mean",
+    sort: Annotated[str, typer.Option(metavar="NAME", help="mean, a proxy, or latency.")] = "mean",
     format_: Annotated[str, typer.Option("--format", metavar="NAME", help="table, json or csv.")] = "table",
     runs: Runs = "runs",
     json: Json = False,

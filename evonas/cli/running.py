@@ -39,6 +39,10 @@ def search(
     proxies: Annotated[
         str | None, typer.Option(metavar="A,B", help="Proxies to train on, separated by commas.")
     ] = None,
+    objectives: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="accuracy, or accuracy,latency. [default: accuracy]"),
+    ] = None,
     scale: Annotated[str | None, typer.Option(metavar="NAME", help="tiny, small or paper.")] = None,
     data: Annotated[str | None, typer.Option(metavar="NAME", help="Data set.")] = None,
     data_path: Annotated[str | None, typer.Option(metavar="DIR", help="Its folder.")] = None,
@@ -81,6 +85,7 @@ def search(
             "search.max_time_s": duration(max_time),
             "search.seeds": seed_layer or None,
             "evaluation.proxies": names(proxies),
+            "search.objectives": names(objectives),
             "evaluation.scale": scale,
             "evaluation.data": data,
             "evaluation.data_path": data_path,

@@ -73,6 +73,7 @@ class Look:
             "last_event": _moment(p.last_ts),
             "seconds": self.span,
             "proxies": list(p.proxies),
+            "objectives": self.run.objectives,
             "state": p.state(),
             "front": [r.to_dict(p.proxies) for r in p.front()],
             "ranking": p.ranking,
@@ -125,7 +126,8 @@ def show_status(spec: str, root: str, *, json: bool) -> int:
           + (f", {look.torn_bytes} bytes of a torn tail" if look.torn_bytes else ""))  # fmt: skip
     front = [r.to_dict(p.proxies) for r in p.front()]
     if front:
-        emit("", score_table(f"Front ({len(front)}), validation accuracy", front[:_SHOWN], p.proxies))
+        title = f"Front ({len(front)}), validation accuracy"
+        emit("", score_table(title, front[:_SHOWN], p.proxies, p.latency_source))
     if p.ranking:
         emit(ranking_table(p.ranking, p.proxies))
     if p.funnel.stages:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evonas.cli.output import score, seconds, spread, table
+from evonas.cli.output import microseconds, score, seconds, spread, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,29 +15,38 @@ if TYPE_CHECKING:
 _CHEAP = ("structural", "duplicate", "probe")
 
 
-def score_table(title: str, rows: Iterable[Mapping[str, Any]], proxies: Sequence[str]) -> Table:
-    """Candidates with their validation accuracies; ``rows`` as ``Run.scored`` gives them."""
+def score_table(
+    title: str, rows: Iterable[Mapping[str, Any]], proxies: Sequence[str], latency: str | None = None
+) -> Table:
+    """Candidates with their validation accuracies; ``rows`` as ``Run.scored`` gives them.
+
+    latency: where latencies come from, in words, if they are an objective: then they are a column.
+    """
     lines = [
-        (r["candidate"], *[score(r["scores"].get(p)) for p in proxies], score(r["mean"]), r["formula"])
+        (r["candidate"], *[score(r["scores"].get(p)) for p in proxies], score(r["mean"]),
+         *([microseconds(r.get("latency_us"))] if latency else []), r["formula"])
         for r in rows
-    ]
-    numbers = ["id", *proxies, "mean"]
+    ]  # fmt: skip
+    numbers = ["id", *proxies, "mean", *(["latency us"] if latency else [])]
+    title += f"; latency: {latency}" if latency else ""
     return table(title, [*numbers, "formula"], lines, right=numbers, fold=["formula"])
 
 
 def ranking_table(ranking: Sequence[Mapping[str, Any]], proxies: Sequence[str]) -> Table:
     """The re-ranking: held-out accuracy, mean ± standard deviation over fresh seeds."""
     lines = []
+    timed = any("latency_us" in row for row in ranking)
     for row in ranking:
         versus = row["versus"]
         difference = "" if versus is None else spread(versus["mean"], versus["std"], sign=True)
         cells = [spread(*row["per_proxy"].get(p, (None, None))) for p in proxies]
+        cells += [microseconds(row.get("latency_us"))] if timed else []
         lines.append(
             (row["name"], row["n"], spread(row["mean"], row["std"]), difference, *cells, row["formula"])
         )
     best = next((r["versus"]["name"] for r in ranking if r["versus"]), None)
     against = f"vs {best}" if best else "vs baseline"
-    columns = ["layer", "n", "mean", against, *proxies, "formula"]
+    columns = ["layer", "n", "mean", against, *proxies, *(["latency us"] if timed else []), "formula"]
     title = "Re-ranking: held-out accuracy on fresh seeds, mean ± standard deviation"
     return table(title, columns, lines, right=columns[1:-1], fold=["formula"])
 

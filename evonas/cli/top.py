@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from evonas.cli.output import document, emit
 from evonas.cli.progress import Progress, read_progress
 from evonas.cli.tables import ranking_table, score_table, verdict
 from evonas.errors import unknown_name
+from evonas.run.objectives import LATENCY
 from evonas.run.run import Run
 
 ARMS = ("search", "control", "baseline", "all")
@@ -22,7 +24,7 @@ def top(spec: str, root: str, *, arm: str | None, limit: int, sort: str, style: 
 
     Args:
         arm: None for the front of the search.
-        sort: "mean" or a proxy's name, best first.
+        sort: "mean" or a proxy's name, best first; "latency" where that is an objective, lowest first.
 
     Raises:
         UsageError: no such run, arm, proxy or format.
@@ -32,25 +34,32 @@ def top(spec: str, root: str, *, arm: str | None, limit: int, sort: str, style: 
     if arm is not None and arm not in ARMS:
         raise unknown_name("arm", arm, ARMS)
     run = Run(spec, root)
-    if sort not in ("mean", *run.proxies):
-        raise unknown_name("order", sort, ("mean", *run.proxies))
+    orders = ("mean", *run.proxies, *([LATENCY] if LATENCY in run.objectives else []))
+    if sort not in orders:
+        raise unknown_name("order", sort, orders)
     progress = read_progress(run.config, run.events())
     rows = _rows(progress, arm)
-    rows.sort(key=lambda r: (-(r["mean"] if sort == "mean" else r["scores"][sort]), r["candidate"]))
+    rows.sort(key=lambda r: (_order(r, sort), r["candidate"]))
     ranking = progress.ranking if arm is None else []
     shown = rows[:limit]
     if style == "json":
         document(
             "top",
             {"run": str(run.path), "status": run.status, "arm": arm or "front", "sort": sort,
-             "proxies": list(run.proxies), "total": len(rows), "candidates": shown, "ranking": ranking,
-             "verdict": verdict(ranking)},
+             "proxies": list(run.proxies), "objectives": run.objectives, "total": len(rows),
+             "candidates": shown, "ranking": ranking, "verdict": verdict(ranking)},
         )  # fmt: skip
     elif style == "csv":
-        _write_csv(shown, run.proxies)
+        _write_csv(shown, run.proxies, timed=progress.latency_source is not None)
     else:
-        _print(run, arm, rows, shown, ranking)
+        _print(run, arm, rows, shown, ranking, progress.latency_source)
     return 0
+
+
+def _order(row: Mapping[str, Any], sort: str) -> float:
+    if sort == LATENCY:
+        return float(row.get("latency_us", math.inf))
+    return -float(row["mean"] if sort == "mean" else row["scores"][sort])
 
 
 def _rows(progress: Progress, arm: str | None) -> list[dict[str, Any]]:
@@ -75,6 +84,7 @@ def _print(
     rows: Sequence[Mapping[str, Any]],
     shown: Sequence[Mapping[str, Any]],
     ranking: Sequence[Mapping[str, Any]],
+    latency: str | None,
 ) -> None:
     what = "Pareto front of the search" if arm is None else f"Scored candidates, {arm}"
     if not rows:
@@ -84,15 +94,16 @@ def _print(
     named = [
         {**r, "formula": f"{r['formula']}   ({r['name']})" if "name" in r else r["formula"]} for r in shown
     ]
-    emit(score_table(f"{what}{cut}; validation accuracy", named, run.proxies))
+    emit(score_table(f"{what}{cut}; validation accuracy", named, run.proxies, latency))
     if ranking:
         emit(ranking_table(ranking, run.proxies), *verdict(ranking))
 
 
-def _write_csv(rows: Sequence[Mapping[str, Any]], proxies: Sequence[str]) -> None:
+def _write_csv(rows: Sequence[Mapping[str, Any]], proxies: Sequence[str], *, timed: bool) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["candidate", "arm", *proxies, "mean", "formula"])
+    more = ["latency_us"] if timed else []
+    writer.writerow(["candidate", "arm", *proxies, "mean", *more, "formula"])
     for row in rows:
-        writer.writerow(
-            [row["candidate"], row["arm"], *[row["scores"][p] for p in proxies], row["mean"], row["formula"]]
-        )
+        scores = [row["scores"][p] for p in proxies]
+        cost = [row.get(name) for name in more]
+        writer.writerow([row["candidate"], row["arm"], *scores, row["mean"], *cost, row["formula"]])

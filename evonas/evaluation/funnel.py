@@ -205,6 +205,7 @@ class ProxyEvaluator:
         layer: options of ``GraphLayer`` (groups, group_size, eps, momentum).
         hurdle, quality, stability: whether to run these stages.
         device: cpu, cuda or cuda:<n>.
+        latency: time every scored candidate's layer on the device, which must be a GPU and have nothing else to do.
     """
 
     def __init__(
@@ -220,8 +221,10 @@ class ProxyEvaluator:
         quality: bool = True,
         stability: bool = True,
         device: str = "cpu",
+        latency: bool = False,
     ) -> None:
         self.device = device
+        self.latency = latency
         self.datasets = {name: _data_of(name, data, data_path) for name in proxies}
         self.proxies: list[Proxy] = _proxies(proxies, scale, self.datasets, changes)
         self.layer_options = dict({"groups": GROUPS[scale]} if scale in GROUPS else {}) | dict(layer or {})
@@ -257,8 +260,26 @@ class ProxyEvaluator:
             stage.run(candidate)
             if candidate.outcome.status == "rejected":
                 break
+        if self.latency and task.mode == "funnel" and candidate.outcome.status == "scored":
+            self._time(layer, candidate.outcome)
         candidate.outcome.seconds = time.perf_counter() - started
         return candidate.outcome
+
+    def _time(self, layer: Layer, outcome: Outcome) -> None:
+        """The layer's own latency at the reference shapes, by its kernels; a layer without any runs eagerly."""
+        from evonas.kernels.latency import measured_latency
+
+        def made(backend: str) -> Callable[[int], nn.Module]:
+            return lambda channels: layer.module(channels, backend=backend, device=self.device)
+
+        backend = "triton"
+        try:
+            measured = measured_latency(made(backend), layout=layer.layout, device=self.device)
+        except UsageError:
+            backend = "eager"
+            measured = measured_latency(made(backend), layout=layer.layout, device=self.device)
+        outcome.latency_us = measured.microseconds
+        outcome.latency_source = f"{measured.source}, {backend}"
 
 
 def _data_of(proxy: str, data: str | None, path: str | None) -> data_sets.Dataset:

@@ -83,6 +83,9 @@ class Outcome:
     seconds: float = 0.0
     #: peak resident memory of the slot after this task, bytes (0: not measured).
     peak_rss: int = 0
+    #: microseconds of the layer's forward and backward, and on what they were measured, where that is asked for.
+    latency_us: float | None = None
+    latency_source: str | None = None
     #: copied from the task by the slot, so that an evaluator need not: which request this answers.
     arm: str = "search"
     seed: int = 0
@@ -99,6 +102,8 @@ class Outcome:
             "reports": [asdict(r) for r in self.reports] if self.reports else [],
             "seconds": self.seconds,
             "peak_rss": self.peak_rss,
+            "latency_us": self.latency_us,
+            "latency_source": self.latency_source,
             "arm": self.arm,
             "seed": self.seed,
             "mode": self.mode,

@@ -41,13 +41,15 @@ def make_bar(
     slack: float = 0.25,
     margin: float = 0.0,
     limit: int = 128,
+    given: Sequence[float] = (),
 ) -> dict[str, Any]:
     """The incumbents that a candidate must be able to matter against, as JSON-able plain values.
 
     share: the share of incumbents that must dominate the candidate's optimistic scores before it is
     turned away (average: its optimistic mean must lie below the (1 - share)-quantile of their means).
     minimum: with fewer incumbents every candidate matters. slack, margin: see the module; quantile and
-    score units. limit: at most so many incumbents are carried, evenly spaced in age.
+    score units. limit: at most so many incumbents are carried, evenly spaced in age. given: the candidate's own values
+    of the scores behind those of the proxies, known before any training (a latency with its sign turned).
     Raises ``UsageError`` for values out of range.
     """
     need_choice("selection", selection, SELECTIONS)
@@ -59,7 +61,7 @@ def make_bar(
         raise UsageError(f"evolution option margin = {margin!r}: it must be a number of at least 0")
     n = len(population)
     members = [population[i * n // limit] for i in range(limit)] if n > limit else population
-    return {
+    bar: dict[str, Any] = {
         "selection": selection,
         "share": share,
         "minimum": minimum,
@@ -68,6 +70,7 @@ def make_bar(
         "candidates": [m.candidate for m in members],
         "scores": [list(m.scores) for m in members],
     }
+    return bar | {"given": list(given)} if given else bar
 
 
 def can_still_matter(
@@ -75,7 +78,8 @@ def can_still_matter(
 ) -> tuple[bool, dict[str, Any]]:
     """Whether a candidate with the scores ``known`` may still matter, and the numbers behind the answer.
 
-    ``proxies`` names the columns of the bar's scores, in order; those missing in ``known`` are untrained.
+    ``proxies`` names the columns of the bar's scores, in order; those missing in ``known`` are untrained. Columns
+    behind them are those of the bar's ``given``.
     The evidence is JSON-able; a candidate that is turned away gets the id of one incumbent that beats its
     optimistic scores (``by``). Raises ``ValueError`` if the bar has another number of scores than proxies.
     """
@@ -84,11 +88,14 @@ def can_still_matter(
     rows: list[tuple[float, ...]] = [tuple(r) for r in bar["scores"]]
     if len(rows) < bar["minimum"]:
         return True, {"incumbents": len(rows), "needed": bar["minimum"]}
-    if len(rows[0]) != len(proxies):
-        raise ValueError(f"the bar has {len(rows[0])} scores per incumbent, needed one for each of {proxies}")
+    given = tuple(map(float, bar.get("given", ())))
+    if len(rows[0]) != len(proxies) + len(given):
+        raise ValueError(
+            f"the bar has {len(rows[0])} scores per incumbent, needed one for each of {proxies} and {len(given)} given"
+        )
     if not any(p in known for p in proxies):
         return True, {"incumbents": len(rows), "trained": 0}
-    columns = [sorted(c) for c in zip(*rows, strict=True)]
+    columns = [sorted(c) for c in list(zip(*rows, strict=True))[: len(proxies)]]
     optimistic, quantile = _optimistic(known, proxies, columns, bar["slack"], bar["margin"])
     evidence: dict[str, Any] = {
         "selection": bar["selection"],
@@ -98,6 +105,9 @@ def can_still_matter(
         "standing": quantile,
         "share": bar["share"],
     }
+    if given:
+        optimistic += given
+        evidence["given"] = list(given)
     if bar["selection"] == "average":
         verdict, beaten_by = _by_average(optimistic, rows, bar["share"], evidence)
     else:

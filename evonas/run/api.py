@@ -20,6 +20,7 @@ def search(
     seed: int = 0,
     strategy: str | None = None,
     proxies: Sequence[str] | None = None,
+    objectives: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     plugins: Sequence[str | os.PathLike[str]] = (),
     out: str | os.PathLike[str] = "runs",
@@ -34,6 +35,7 @@ def search(
         seed: of every decision and every training.
         strategy: ageing, nsga2 or random.
         proxies: names of the proxies.
+        objectives: "accuracy" (the default), and "latency" for one more that is minimised.
         settings: any other setting by dotted key, e.g. {"strategy.window": 50, "rerank.seeds": 0}.
         plugins: Python files to load first.
         out: folder below which the run's folder is made.
@@ -45,6 +47,7 @@ def search(
     flags: dict[str, Any] = {
         "search.space": space, "search.candidates": candidates, "search.seed": seed, "search.strategy": strategy,
         "workers.count": workers, "evaluation.proxies": None if proxies is None else list(proxies),
+        "search.objectives": None if objectives is None else list(objectives),
         **dict(settings or {}),
     }  # fmt: skip
     made, origins = resolve(flags=flags)

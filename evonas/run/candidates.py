@@ -33,8 +33,9 @@ def candidate_table(directory: str | os.PathLike[str]) -> pa.Table:
 
     Columns: candidate, arm, origin, parent, formula, genotype, digest, outcome, stage, reason,
     ``score_<proxy>`` for every proxy (null: not measured), mean_score (null unless all were measured),
-    seconds (work time over all attempts) and attempts. ``outcome`` is the last one known, so a candidate
-    whose evaluation never ended says "dispatched". Trainings for the re-ranking are rows of the arm rerank.
+    latency_us (microseconds; null unless latency is an objective), seconds (work time over all attempts) and
+    attempts. ``outcome`` is the last one known, so a candidate whose evaluation never ended says "dispatched".
+    Trainings for the re-ranking are rows of the arm rerank.
 
     Raises:
         UsageError: no log there.
@@ -57,6 +58,8 @@ def candidate_table(directory: str | os.PathLike[str]) -> pa.Table:
                 row["stage"], row["reason"] = event.stage, event.reason
             if event.scores is not None:
                 row["scores"] = event.scores
+            if event.detail and '"latency_us"' in event.detail:
+                row["latency_us"] = event.details().get("latency_us", row.get("latency_us"))
             row["seconds"] += event.seconds or 0.0
             if event.attempt is not None:
                 row["attempts"] = max(row["attempts"], event.attempt)
@@ -67,6 +70,7 @@ def candidate_table(directory: str | os.PathLike[str]) -> pa.Table:
     for at, proxy in enumerate(state.proxies):
         columns[f"score_{proxy}"] = pa.array([values[at] for values in scores], pa.float64())
     columns["mean_score"] = pa.array([_mean(values) for values in scores], pa.float64())
+    columns["latency_us"] = pa.array([row.get("latency_us") for row in found], pa.float64())
     columns["seconds"] = pa.array([row["seconds"] for row in found], pa.float64())
     columns["attempts"] = pa.array([row["attempts"] for row in found], pa.int16())
     return pa.table(columns)

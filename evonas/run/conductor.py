@@ -21,12 +21,17 @@ from evonas.evolution import Proposal, can_still_matter, make_bar, make_strategy
 from evonas.layers.layer import resolve_layer
 from evonas.rng import Draws, derive_seed
 from evonas.run.finalists import Finalist, Replicate, choose_finalists, rank_finalists
+from evonas.run.objectives import LatencyObjective, vector
 from evonas.run.schema import Event, pack
 from evonas.run.settings import Settings
 from evonas.search_spaces import Space
 
 #: Kinds that the conductor decides by itself; all others tell it what happened outside.
 DECISIONS = frozenset({"run_started", "proposed", "rerank_planned", "rerank_finished", "run_finished"})
+
+
+#: Modelled latencies that a resume compares with today's model.
+_SAMPLE = 16
 
 
 class Arm:
@@ -48,6 +53,8 @@ class Arm:
         self.proposed = 0
         self.fruitless = 0
         self.scores: dict[int, tuple[float, ...]] = {}
+        #: microseconds of the scored candidates, where latency is an objective.
+        self.latencies: dict[int, float] = {}
         self.formulas: dict[int, str] = {}
 
     def ask(self, candidate: int) -> Proposal:
@@ -55,6 +62,11 @@ class Arm:
         if self.proposed < len(self._seeds):
             return Proposal(self._seeds[self.proposed], "seed")
         return self.strategy.ask(candidate)
+
+    def objectives(self, candidate: int) -> tuple[float, ...] | None:
+        """What the strategy is told of a scored candidate; None of another."""
+        scores = self.scores.get(candidate)
+        return None if scores is None else vector(scores, self.latencies.get(candidate))
 
     @property
     def selection(self) -> str:
@@ -71,6 +83,8 @@ class Flight:
     genotype: bytes | None = None
     parent: int | None = None
     replicate: int = 0
+    #: microseconds by the model, where that is an objective.
+    latency: float | None = None
 
 
 class Conductor:
@@ -92,6 +106,11 @@ class Conductor:
         self.baselines = [resolve_layer(text) for text in settings.search.baselines]
         self.baseline_ids: dict[int, str] = {}
         self.baseline_scores: dict[int, tuple[float, ...]] = {}
+        self.baseline_latencies: dict[int, float] = {}
+        self.latency = LatencyObjective(
+            settings.search.objectives, settings.search.latency, space.layout.name
+        )
+        self._modelled: list[tuple[str, float]] = []
         self.flights: dict[int, Flight] = {}
         self.next_candidate = 0
         self.events = 0
@@ -130,10 +149,8 @@ class Conductor:
         return self._rank() if self.ranking is None else self._finish()
 
     def _start(self) -> Event:
-        settings = self.settings.to_dict()
-        for informative in ("workers", "plugins"):
-            settings.pop(informative)
-        detail = {"settings": settings, "space": self.space.identity(), "proxies": list(self.proxies)}
+        settings, space = self.settings.deciding(), self.space.identity()
+        detail = {"settings": settings, "space": space, "proxies": list(self.proxies)}
         return Event("run_started", detail=pack(detail))
 
     def _next_arm(self) -> Arm | None:
@@ -155,10 +172,11 @@ class Conductor:
 
     def _baseline(self) -> Event:
         layer = self.baselines[len(self.baseline_ids)]
+        name = layer.name if layer.name != "layer" else layer.formula
         return Event(
             "proposed", arm="baseline", candidate=self.next_candidate, attempt=1, origin="baseline",
             digest=bytes.fromhex(layer.digest), formula=layer.formula, outcome="dispatched",
-            detail=pack({"name": layer.name if layer.name != "layer" else layer.formula}),
+            detail=pack({"name": name, **self.latency.detail(layer.formula)}),
         )  # fmt: skip
 
     def _proposal(self, arm: Arm) -> Event:
@@ -177,7 +195,10 @@ class Conductor:
                 outcome="rejected", stage=verdict.stage, reason=verdict.reason, detail=detail
             )
         formula = str(self.space.graph(proposal.genotype))
-        return base._replace(outcome="dispatched", attempt=1, formula=formula)
+        cost = self.latency.detail(formula)
+        return base._replace(
+            outcome="dispatched", attempt=1, formula=formula, detail=pack(cost) if cost else None
+        )
 
     def _plan(self) -> Event:
         finalists = choose_finalists(self)
@@ -221,7 +242,17 @@ class Conductor:
         reason: str | None = outcome.reason
         if status == "scored" and not all(s is not None and math.isfinite(s) for s in scores):
             status, reason = "failed", f"the evaluator gave scores {scores}, needed is a finite one per proxy"
-        detail = pack({"reports": [asdict(r) for r in outcome.reports], "peak_rss": outcome.peak_rss})
+        told: dict[str, Any] = {"reports": [asdict(r) for r in outcome.reports], "peak_rss": outcome.peak_rss}
+        if self.latency.measured and status == "scored" and flight.arm != "rerank":
+            time = outcome.latency_us
+            if time is None or not 0 < time < math.inf:
+                status, reason = (
+                    "failed",
+                    f"the evaluator measured a latency of {time}, needed are microseconds",
+                )
+            else:
+                told |= {"latency_us": time, "latency_source": outcome.latency_source or "measured"}
+        detail = pack(told)
         stage = outcome.stage or ("evaluation" if status == "failed" else None)
         shown = scores if any(s is not None for s in scores) else None
         return base._replace(outcome=status, stage=stage, reason=reason, scores=shown, detail=detail)
@@ -308,17 +339,19 @@ class Conductor:
             arm.dispatched += 1
             arm.fruitless = 0
             arm.formulas[candidate] = str(event.formula)
-            self._fly(event, "funnel", self._bar(arm))
+            self._fly(event, "funnel", self._bar(arm, event.details().get("latency_us")))
             return
         arm.fruitless += 1
         twin = verdict.twin
-        arm.strategy.tell(candidate, genotype, arm.scores.get(twin) if twin is not None else None, twin=twin)
+        arm.strategy.tell(candidate, genotype, arm.objectives(twin) if twin is not None else None, twin=twin)
 
-    def _bar(self, arm: Arm) -> Mapping[str, Any] | None:
+    def _bar(self, arm: Arm, latency: float | None) -> Mapping[str, Any] | None:
+        """None where everything matters: also as long as a latency is not known that an incumbent could beat."""
         matter = asdict(self.settings.matter)
-        if not matter.pop("enabled"):
+        if not matter.pop("enabled") or (self.latency.on and latency is None):
             return None
-        return make_bar(arm.strategy.population(), arm.selection, **matter)
+        given = () if latency is None else (-latency,)
+        return make_bar(arm.strategy.population(), arm.selection, given=given, **matter)
 
     def _fly(
         self,
@@ -336,7 +369,12 @@ class Conductor:
             seed=derive_seed("evaluation", settings.search.seed) if seed is None else seed,
             mode=mode, budget=budget, bar=bar, deadline_s=settings.evaluation.deadline_s * max(1.0, budget),
         )  # fmt: skip
-        self.flights[event.candidate] = Flight(str(event.arm), task, event.genotype, event.parent)
+        latency = event.details().get("latency_us") if self.latency.modelled else None
+        self.flights[event.candidate] = Flight(
+            str(event.arm), task, event.genotype, event.parent, latency=latency
+        )
+        if latency is not None and len(self._modelled) < _SAMPLE:
+            self._modelled.append((str(event.formula), latency))
 
     def _on_attempt_lost(self, event: Event) -> None:
         assert event.candidate is not None
@@ -358,17 +396,24 @@ class Conductor:
                 self.replicates.setdefault(flight.parent, {})[flight.replicate] = Replicate(complete, mean)
             return
         self.outcomes[str(event.outcome)] = self.outcomes.get(str(event.outcome), 0) + 1
+        latency = event.details().get("latency_us") if self.latency.measured else flight.latency
+        if complete is not None and self.latency.on and latency is None:
+            raise VerificationError(f"event {event.seq}: candidate {candidate} was scored without a latency")
         if flight.arm == "baseline":
             if complete is not None:
                 self.baseline_scores[candidate] = complete
+            if latency is not None:
+                self.baseline_latencies[candidate] = latency
             return
         arm = self.arms[flight.arm]
         arm.finished += 1
         if complete is not None:
             arm.scores[candidate] = complete
+            if latency is not None:
+                arm.latencies[candidate] = latency
         else:
             arm.formulas.pop(candidate, None)
-        arm.strategy.tell(candidate, flight.genotype or b"", complete)
+        arm.strategy.tell(candidate, flight.genotype or b"", arm.objectives(candidate))
 
     def _on_stopping(self, event: Event) -> None:
         if event.stage == "exhausted":
@@ -416,6 +461,14 @@ class Conductor:
         """Whether a search that has ended was cut short: by the clock, not because an arm had nothing new."""
         return any(a.dispatched < self.budget and a.name not in self.exhausted for a in self.arms.values())
 
+    def latency_drift(self) -> str | None:
+        """Where today's model of latency differs from the logged values, in words; None if it does not."""
+        for formula, logged in self._modelled:
+            now = self.latency.model(formula)
+            if not math.isclose(now, logged, rel_tol=1e-9):
+                return f"the model of latency gives {now:.1f} us for {formula}, it was {logged:.1f} us"
+        return None
+
     def replicates_left(self) -> int:
         """Re-ranking trainings that are planned and not sent out."""
         return len(self._planned)
@@ -437,6 +490,8 @@ class Conductor:
             flights,
         ]
         parts += [sorted(self.baseline_scores.items()), sorted(self.replicates.items()), len(self._planned)]
+        if self.latency.on:
+            parts.append(sorted(self.baseline_latencies.items()))
         for arm in self.arms.values():
             parts += [arm.name, arm.dispatched, arm.finished, arm.proposed, arm.fruitless, len(arm.screen)]
             parts.append(arm.strategy.state_digest())

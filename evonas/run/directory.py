@@ -45,6 +45,7 @@ class RunDirectory:
         origins: Mapping[str, str] | None = None,
         space_description: Mapping[str, Any] | None = None,
         command: Sequence[str] = (),
+        objectives: Mapping[str, Any] | None = None,
     ) -> RunDirectory:
         """A new run folder below ``root`` with everything in it but the events.
 
@@ -54,6 +55,7 @@ class RunDirectory:
             config: the resolved settings, nested; ``origins`` names where each came from, by dotted key.
             space_description: the content of space.json.
             command: the command line that started the run.
+            objectives: what is optimised, by name: direction, unit, source; for run.json.
 
         Raises:
             UsageError: the folder exists, or a name that no file system likes.
@@ -90,6 +92,8 @@ class RunDirectory:
             "attempts": 0,
             "versions": environment["packages"],
         }
+        if objectives:
+            info["objectives"] = dict(objectives)
         write_json(path / "run.json", info)  # last: a folder with a run.json is complete
         return cls(path, info)
 

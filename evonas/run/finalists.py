@@ -14,16 +14,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Finalist:
-    """A layer that is trained again on fresh seeds. ``search_mean``: mean validation score of the search."""
+    """A layer that is trained again on fresh seeds. ``search_mean``: mean validation score of the search.
+    ``latency_us``: where latency is an objective."""
 
     candidate: int
     arm: str
     name: str
     formula: str
     search_mean: float | None = None
+    latency_us: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values; without a latency there is no key for it."""
+        values = asdict(self)
+        if self.latency_us is None:
+            del values["latency_us"]
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,9 @@ class Replicate:
 def choose_finalists(state: Conductor) -> list[Finalist]:
     """The best of the search and of the control, and every baseline, whether the funnel let it pass or not.
 
-    Of an arm: its non-dominated members by mean score, then its other members by mean score.
+    Of an arm: its non-dominated members by mean score, then its other members by mean score. Where latency is an
+    objective and the front is larger than that, it is evenly spaced members of it, from the most accurate one to the
+    least, so that the re-ranking measures the trade.
     """
     rerank = state.settings.rerank
     chosen = []
@@ -46,7 +54,8 @@ def choose_finalists(state: Conductor) -> list[Finalist]:
             chosen += _best(state.arms[name], count)
     for layer, (candidate, name) in zip(state.baselines, state.baseline_ids.items(), strict=False):
         scores = state.baseline_scores.get(candidate)
-        chosen.append(Finalist(candidate, "baseline", name, layer.formula, fmean(scores) if scores else None))
+        mean, latency = fmean(scores) if scores else None, state.baseline_latencies.get(candidate)
+        chosen.append(Finalist(candidate, "baseline", name, layer.formula, mean, latency))
     return chosen if rerank.seeds > 0 else []
 
 
@@ -56,8 +65,10 @@ def _best(arm: Arm, count: int) -> list[Finalist]:
 
     front = sorted((m.candidate for m in arm.strategy.front() if m.candidate in arm.scores), key=key)
     rest = sorted(set(arm.scores) - set(front), key=key)
+    if arm.latencies and len(front) > count > 0:
+        front = [front[i * (len(front) - 1) // max(1, count - 1)] for i in range(count)]
     return [
-        Finalist(c, arm.name, f"{arm.name}/{c}", arm.formulas[c], fmean(arm.scores[c]))
+        Finalist(c, arm.name, f"{arm.name}/{c}", arm.formulas[c], fmean(arm.scores[c]), arm.latencies.get(c))
         for c in (front + rest)[:count]
     ]
 

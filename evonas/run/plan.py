@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from evonas.run.objectives import describe_objectives
 from evonas.run.settings import Settings
 from evonas.search_spaces import Space
 
@@ -96,6 +97,7 @@ def make_plan(settings: Settings, space: Space, *, measure: bool = True) -> dict
             "genotypes_log10": round(genotypes_log10(space), 1),
         },
         "stages": _stages(settings),
+        "objectives": describe_objectives(settings.to_dict()),
         "arms": {"search": search.strategy} | ({"control": search.control} if arms > 1 else {}),
         "budget": {
             "candidates_per_arm": search.candidates,

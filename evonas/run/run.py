@@ -16,6 +16,7 @@ from evonas.run.directory import RunDirectory, find_run
 from evonas.run.funnel_table import FunnelTable
 from evonas.run.lock import lock_holder
 from evonas.run.log import read_events
+from evonas.run.objectives import describe_objectives, vector
 from evonas.run.schema import Event
 from evonas.run.settings import Settings
 
@@ -88,6 +89,11 @@ class Run:
         """Proxy names, in the order of the scores."""
         return tuple(self.config.get("evaluation", {}).get("proxies", ()))
 
+    @property
+    def objectives(self) -> dict[str, dict[str, str]]:
+        """What the search optimises, by name: direction, unit, source."""
+        return describe_objectives(self.config)
+
     def events(self) -> Iterator[Event]:
         """Every event in order."""
         return read_events(self.path)
@@ -97,16 +103,18 @@ class Run:
         return candidate_table(self.path)
 
     def scored(self, arm: str | None = "search") -> list[dict[str, Any]]:
-        """Scored candidates of an arm (None: of all), best mean first: id, arm, formula, scores, mean."""
+        """Scored candidates of an arm (None: of all), best mean first: id, arm, formula, scores, mean; with
+        latency_us (microseconds) where latency is an objective, whose source ``objectives`` names."""
         found = []
         proxies = self.proxies
         for row in self.table().to_pylist():
             if row["outcome"] == "scored" and row["arm"] != "rerank" and arm in (None, row["arm"]):
                 scores = {p: row[f"score_{p}"] for p in proxies}
+                cost = {} if row["latency_us"] is None else {"latency_us": row["latency_us"]}
                 found.append(
                     {"candidate": row["candidate"], "arm": row["arm"], "formula": row["formula"],
                      "parent": row["parent"], "origin": row["origin"], "scores": scores,
-                     "mean": fmean(scores.values())}
+                     "mean": fmean(scores.values()), **cost}
                 )  # fmt: skip
         return sorted(found, key=lambda r: (-r["mean"], r["candidate"]))
 
@@ -115,7 +123,8 @@ class Run:
         from evonas.evolution import non_dominated
 
         rows = self.scored(arm)
-        return [rows[i] for i in sorted(non_dominated([tuple(r["scores"].values()) for r in rows]))]
+        points = [vector(tuple(r["scores"].values()), r.get("latency_us")) for r in rows]
+        return [rows[i] for i in sorted(non_dominated(points))]
 
     def ranking(self) -> list[dict[str, Any]]:
         """The re-ranking's table, best held-out mean first; empty before it has ended (or begun anew)."""

@@ -34,10 +34,13 @@ KINDS = frozenset(
 #: Who asked for a candidate.
 ARMS = ("search", "control", "baseline", "rerank")
 
-#: Keys of ``detail``, at any depth, that tell about the machine and never take part in a comparison.
+#: Keys of ``detail``, at any depth, that tell about the machine and never take part in a comparison. Latencies are
+#: among them like scores are: what was logged counts, even if a later version's model says something else.
 INFORMATIVE = frozenset(
     {
         "evidence",
+        "latency_us",
+        "latency_source",
         "seconds",
         "peak_rss",
         "pid",

@@ -35,6 +35,7 @@ from evonas.run.conductor import Conductor
 from evonas.run.directory import RunDirectory
 from evonas.run.drive import Driver, Observer
 from evonas.run.log import EventLog, read_events, scan_log
+from evonas.run.objectives import LATENCY, MEASURED, describe_objectives
 from evonas.run.schema import Event, pack
 from evonas.run.segments import EVENTS, segment_paths
 from evonas.run.settings import Settings
@@ -68,7 +69,8 @@ def check_settings(settings: Settings) -> Space:
     if settings.workers.backend not in KINDS:
         raise unknown_name("backend", settings.workers.backend, KINDS)
     space = build_space(settings)
-    strategy_options(settings.search.strategy, settings.strategy)
+    options = strategy_options(settings.search.strategy, settings.strategy)
+    _check_latency(settings, options)
     if settings.search.control not in ("none", *strategy_names()):
         raise unknown_name("control strategy", settings.search.control, ["none", *strategy_names()])
     for text in settings.search.baselines:
@@ -86,6 +88,30 @@ def check_settings(settings: Settings) -> Space:
         find_evaluator(evaluator_spec(settings))
     _check_reachable(settings, space)
     return space
+
+
+def _check_latency(settings: Settings, strategy: Mapping[str, Any]) -> None:
+    """What a second objective, and timing it, ask of the other settings."""
+    search, workers = settings.search, settings.workers
+    if LATENCY not in search.objectives:
+        return
+    if strategy.get("selection") == "average":
+        raise UsageError(
+            "strategy.selection = 'average' adds up scores; accuracies and microseconds have no sum",
+            hint="--set strategy.selection=pareto",
+        )
+    if search.latency != MEASURED or settings.evaluation.evaluator != "proxies":
+        return
+    if settings.evaluation.device == "cpu":
+        raise UsageError(
+            "search.latency = 'measured' times layers on the GPU of their slot, and evaluation.device is 'cpu'",
+            hint="--device cuda, or search.latency = h200 for the model",
+        )
+    if workers.count > max(1, len(set(workers.gpus))):
+        raise UsageError(
+            f"{workers.count} slots share {max(1, len(set(workers.gpus)))} GPU: a layer that is timed needs it alone",
+            hint="--workers 1, one slot per entry of workers.gpus, or search.latency = h200 for the model",
+        )
 
 
 def _check_reachable(settings: Settings, space: Space) -> None:
@@ -169,6 +195,8 @@ def evaluator_spec(settings: Settings) -> EvaluatorSpec:
             "device",
         )
         options |= {name: getattr(evaluation, name) for name in names}
+        if LATENCY in settings.search.objectives and settings.search.latency == MEASURED:
+            options["latency"] = True
     return EvaluatorSpec(evaluation.evaluator, options, tuple(settings.plugins))
 
 
@@ -194,6 +222,7 @@ def create_run(
         root, settings.search.space, short,
         seed=settings.search.seed, config=settings.to_dict(), origins=dict(origins or {}),
         space_description=space.describe() | {"identity": space.identity()}, command=command or sys.argv,
+        objectives=describe_objectives(settings.to_dict()),
     )  # fmt: skip
 
 
@@ -403,6 +432,12 @@ def _recover(
             f"{directory.path.name} cannot be resumed: {error.message}",
             hint="it was written by another version; --allow-change goes on without the check",
         ) from None
+    drift = conductor.latency_drift()
+    if drift is not None and not allow_change:
+        raise UsageError(
+            f"{directory.path.name} cannot be resumed: {drift}",
+            hint="it was written by another version; --allow-change goes on with both in one run",
+        )
     return conductor
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from evonas.errors import UsageError, unknown_name
 from evonas.run._toml import load_toml, tomllib
+from evonas.run.objectives import DEFAULT, DEFAULT_LATENCY, check_objectives
 
 BASELINES = ("bn_relu", "gn_silu", "gn_relu", "evonorm_b0", "evonorm_s0", "relu")
 
@@ -25,7 +26,9 @@ BASELINES = ("bn_relu", "gn_silu", "gn_relu", "evonorm_b0", "evonorm_s0", "relu"
 class SearchSettings:
     """candidates: evaluated candidates (those that pass the cheap stages) per arm. max_time_s: seconds after
     which nothing new is proposed, re-ranking included; 0 for no limit. control: strategy of the control arm,
-    "none" to leave it out. baselines: zoo layers or formulas that are trained in the same run."""
+    "none" to leave it out. baselines: zoo layers or formulas that are trained in the same run. objectives: accuracy
+    (one per proxy), with latency as one more if it is named. latency: where latencies come from: the model of a
+    device (h200, h100), or "measured" for timings on the GPU of the slot."""
 
     space: str = "norm_act"
     strategy: str = "ageing"
@@ -37,6 +40,8 @@ class SearchSettings:
     seeds: tuple[str, ...] = ()
     #: consecutive proposals without one to evaluate, after which an arm counts as exhausted.
     exhausted_after: int = 20_000
+    objectives: tuple[str, ...] = DEFAULT
+    latency: str = DEFAULT_LATENCY
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,19 @@ class Settings:
         """Nested plain values."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
+    def deciding(self) -> dict[str, Any]:
+        """What a run's first event records: the settings that decisions depend on, as nested plain values.
+
+        A setting that is younger than the log's format is left out at its default, so that older logs replay.
+        """
+        found = self.to_dict()
+        for informative in ("workers", "plugins"):
+            del found[informative]
+        for name, default in (("objectives", DEFAULT), ("latency", DEFAULT_LATENCY)):
+            if getattr(self.search, name) == default:
+                del found["search"][name]
+        return found
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Settings:
         """Settings from nested values, e.g. a run's config.toml.
@@ -156,6 +174,7 @@ class Settings:
         _at_least("search.candidates", self.search.candidates, 1)
         _at_least("search.max_time_s", self.search.max_time_s, 0)
         _at_least("search.exhausted_after", self.search.exhausted_after, 1)
+        check_objectives(self.search.objectives, self.search.latency)
         _at_least("workers.memory_limit_mb", self.workers.memory_limit_mb, 0)
         _at_least("screening.stack", self.screening.stack, 0)
         for name in ("stack_gain", "stack_limit", "stack_collapse", "gradient_limit", "gradient_collapse"):
