@@ -410,11 +410,11 @@ def sweep(kernel: _Kernel, reductions: Sequence[int], limits: tuple[str, str] | 
         if partial:
             done = out.fresh("mean")
             share = _share(kernel, ir[i].over, limits)
-            out.line(f"{done} = {text} / ({share})")
+            out.line(f"{done} = tl.div_rn({text}, {share})")
             kernel.found[i] = (done,)  # type: ignore[attr-defined]
         else:
             done = out.fresh("mean_" + "".join(a for a in tiling.axes if a in ir[i].over))
-            out.line(f"{done} = {text} * {out.inverse(ir[i].over)}")
+            out.line(f"{done} = {out.divided(text, ir[i].over)}")
             out.name(i, done)
     for mean, i in variances.items():
         centre, squares, _ = state[i]
@@ -453,7 +453,7 @@ def _merge_block(kernel: _Kernel, i: int, state: tuple[str, ...]) -> None:
     here, centre, change, both = (out.fresh(n) for n in ("here", "centre", "change", "both"))
     out.line(f"{here} = {' * '.join(parts)}")
     if out.tile_axes(value.over):
-        out.line(f"{centre} = {out.total(a, value.over)} / {here}")
+        out.line(f"{centre} = tl.div_rn({out.total(a, value.over)}, {here})")
         text = f"{out.get(a)[0]} - {centre}"
         mask = out.mask(value.over)
         away = out.fresh("away")

@@ -12,7 +12,8 @@ def merge_kernel(name: str, ops: Sequence[str]) -> KernelText:
 
     ops: "mean" or "var" per slot; a variance's slot holds sums of squared deviations and follows that of its mean
     (Chan, Golub and LeVeque 1983). Numbers: length and share are positions of the split axis in all and per
-    split; the last share may be shorter.
+    split; the last share may be shorter. Means are merged as differences from the first one, which loses no digits
+    when they are far from zero and close together.
     """
     pointers = ("partial", *[f"out{n}" for n in range(len(ops))])
     numbers = ("instances", "inverse_length", "length", "share", "splits")
@@ -26,7 +27,10 @@ def merge_kernel(name: str, ops: Sequence[str]) -> KernelText:
         row = f"(s * {len(ops)} + {n})" if n else f"s * {len(ops)}"
         lines.append(f"part{n} = tl.load(partial_ptr + {row} * instances + i, mask=inside, other=0.0)")
         if op == "mean":
-            lines.append(f"value{n} = tl.sum(part{n} * weight, axis=0, keep_dims=True)")
+            lines += [
+                f"shift{n} = tl.load(partial_ptr + {n} * instances + i, mask=i < instances, other=0.0)",
+                f"value{n} = shift{n} + tl.sum((part{n} - shift{n}) * weight, axis=0, keep_dims=True)",
+            ]
         else:
             lines += [
                 f"away{n} = part{n - 1} - value{n - 1}",

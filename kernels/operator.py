@@ -19,7 +19,7 @@ import torch
 from evonas.kernels.axes import dim_sizes
 from evonas.kernels.lowering import passes, plans
 from evonas.kernels.programs import LayerSpec
-from evonas.kernels.runtime import executable, interpreted, maths_for
+from evonas.kernels.runtime import executable, interpreted, limits_for, maths_for
 from torch import Tensor
 
 from evonas.errors import UsageError
@@ -104,7 +104,8 @@ def layer_forward(
     _check(x, [*vectors, *statistics])
     form = _FORMATS[spec.memory]
     x = x.contiguous(memory_format=form)
-    run = executable(spec, tuple(x.shape), groups, False, maths_for(x.dtype, x.device))
+    limits = limits_for(x.device)
+    run = executable(spec, tuple(x.shape), groups, False, maths_for(x.dtype, x.device), limits)
     tensors = {"x": x, "y": torch.empty_like(x), **_inputs(spec, vectors, statistics)}
     if spec.residual:
         assert residual is not None
@@ -112,7 +113,7 @@ def layer_forward(
         tensors["sum"] = torch.empty_like(x)
     with _device(x):
         made = run.run(tensors, x.device)
-    both = plans(spec, tuple(x.shape), groups)
+    both = plans(spec, tuple(x.shape), groups, limits)
     outputs = [tensors["y"], *([tensors["sum"]] if spec.residual else [])]
     # two names may share a buffer's values, never its memory: an operator's outputs must not alias
     return outputs + [made[name] for name in (*both.saved, *both.batch)]
@@ -168,8 +169,9 @@ def layer_backward(
     saved = [s.contiguous() for s in saved]
     form = _FORMATS[spec.memory]
     x, dy = x.contiguous(memory_format=form), dy.contiguous(memory_format=form)
-    both = plans(spec, tuple(x.shape), groups)
-    run = executable(spec, tuple(x.shape), groups, True, maths_for(x.dtype, x.device))
+    limits = limits_for(x.device)
+    both = plans(spec, tuple(x.shape), groups, limits)
+    run = executable(spec, tuple(x.shape), groups, True, maths_for(x.dtype, x.device), limits)
     tensors = {"x": x, "dy": dy, "dx": torch.empty_like(x), **_inputs(spec, vectors, statistics)}
     tensors |= dict(zip(both.saved, saved, strict=True))
     if spec.residual:

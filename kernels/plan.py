@@ -258,6 +258,8 @@ class _Planner:
         if name.startswith("inverse_"):
             # axis names have one letter each
             return 1.0 / prod(self.sizes[a] for a in name.removeprefix("inverse_"))
+        if name.startswith("count_"):
+            return float(prod(self.sizes[a] for a in name.removeprefix("count_")))
         if name.isupper():
             return self.sizes[name.lower()]
         return int(getattr(tiling, name))

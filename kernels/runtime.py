@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -105,6 +108,32 @@ class Executable:
         return {name: made[name] for name in self.plan.buffers}
 
 
+_chosen: ContextVar[Limits | None] = ContextVar("limits", default=None)
+
+
+@contextlib.contextmanager
+def scheduled_with(limits: Limits) -> Iterator[None]:
+    """Within the block, kernels are scheduled with these limits instead of the device's."""
+    token = _chosen.set(limits)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def limits_for(device: torch.device) -> Limits:
+    """What kernels on a device are scheduled with: its own number of processors."""
+    chosen = _chosen.get()
+    if chosen is not None or device.type != "cuda":
+        return chosen or LIMITS
+    return replace(LIMITS, processors=_processors(device.index))
+
+
+@lru_cache(maxsize=64)
+def _processors(index: int | None) -> int:
+    return int(torch.cuda.get_device_properties(index or 0).multi_processor_count)
+
+
 def maths_for(dtype: torch.dtype, device: torch.device) -> str:
     """Which spelling of the functions tensors of that dtype get there."""
     if interpreted():
@@ -116,7 +145,7 @@ def maths_for(dtype: torch.dtype, device: torch.device) -> str:
 
 @lru_cache(maxsize=4096)
 def executable(
-    spec: LayerSpec, shape: tuple[int, ...], groups: int, backward: bool, maths: str, limits: Limits = LIMITS
+    spec: LayerSpec, shape: tuple[int, ...], groups: int, backward: bool, maths: str, limits: Limits
 ) -> Executable:
     """The kernels of one pass for tensors of that shape."""
     both = plans(spec, shape, groups, limits)

@@ -265,7 +265,7 @@ class Writer:
         if not self.tile_axes(value.over):  # axes of size one
             self.line(f"{name} = {self.get(value.args[0])[0] if value.op == 'mean' else '0.0'}")
         elif value.op == "mean":
-            self.line(f"{name} = {self.total(value.args[0], value.over)} * {self.inverse(value.over)}")
+            self.line(f"{name} = {self.divided(self.total(value.args[0], value.over), value.over)}")
         else:
             text, _precedence = operation("sub", [self.get(a) for a in value.args])
             away = self.fresh("away")
@@ -274,6 +274,11 @@ class Writer:
             total = self.sum_text(f"{away} * {away}", self.ir[value.args[0]].varies, value.over)
             self.line(f"{name} = {total} * {self.inverse(value.over)}")
         self.name(i, name)
+
+    def divided(self, total: str, axes: Iterable[str]) -> str:
+        """A sum over the number of elements along the axes, rounded once: a rounded reciprocal would be off by more
+        than the spread of values that lie close together."""
+        return f"tl.div_rn({total}, {self.number('count_' + ''.join(a for a in self.tiling.axes if a in set(axes)))})"
 
     def inverse(self, axes: Iterable[str]) -> str:
         """One over the number of elements along the axes, a float32 argument."""

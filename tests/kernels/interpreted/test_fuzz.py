@@ -1,0 +1,169 @@
+"""Generated kernels against float64 autograd: random graphs, the zoo, odd shapes, all layouts, schedules and dtypes."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from evonas.kernels import runtime
+from evonas.kernels.programs import LayerSpec
+from evonas.kernels.tiling import LIMITS, Limits
+from evonas.kernels.verify import Check, verify
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from evonas import search_spaces
+from evonas.graph import Graph
+from evonas.layers.zoo import ZOO
+from evonas.rng import Draws
+
+SPACES = {
+    "paper": search_spaces.get("norm_act"),
+    "more": search_spaces.get(
+        "norm_act", nodes=10, constant_one=True, extra_primitives=("sub", "min", "erf", "rsqrt")
+    ),
+}
+#: Index sets of token layers in the place of the paper's four.
+TOKENS = {"b,w,h": "b,t", "w,h,c/g": "c/g", "w,h,c": "c", "w,h": "b"}
+OPTIONS: dict[str, Any] = {
+    "deadline": None, "database": None, "derandomize": True, "suppress_health_check": list(HealthCheck),
+}  # fmt: skip
+
+
+def random_graph(seed: int, space: str = "paper") -> Graph | None:
+    """The active part of a random graph of the sampler, or None if x is not in it."""
+    drawn = SPACES[space]
+    graph = drawn.decode(drawn.random(Draws("kernels", seed))).active()
+    return graph if "x" in graph.leaves else None
+
+
+def to_tokens(formula: str) -> str:
+    """The formula with token index sets."""
+    return "[".join(
+        part if n == 0 else TOKENS.get(part.split("]")[0], part.split("]")[0]) + part[part.index("]") :]
+        for n, part in enumerate(formula.split("["))
+    )
+
+
+def limits(r: random.Random) -> Limits:
+    """Limits so small that sweeps, splits, loops and merges happen on small tensors, or the real ones."""
+    if r.random() < 0.6:
+        return LIMITS
+    return Limits(
+        r.choice([1, 2, 20]), r.choice([8, 32, 128]), r.choice([8, 32, 128]), r.choice([8, 32, 64]),
+        r.choice([16, 64]), r.choice([2, 4, 8]), r.choice([0, 64]),
+    )  # fmt: skip
+
+
+def case(formula: str, seed: int) -> dict[str, Any]:
+    """A layout, shape, memory order and options for a formula, drawn from a seed."""
+    r = random.Random(seed)
+    channels, groups = r.choice([(8, 4), (6, 3), (4, 1), (5, 5), (12, 2), (1, 1)])
+    if r.random() < 0.3:
+        spec = LayerSpec(to_tokens(formula), "btc", affine=r.random() < 0.8, residual=r.random() < 0.2)
+        shape = (r.randint(1, 4), r.choice([1, 2, 5, 7]), channels)
+    else:
+        memory = r.choice(["contiguous", "channels_last"])
+        spec = LayerSpec(formula, "nchw", memory, affine=r.random() < 0.8, residual=r.random() < 0.2)
+        shape = (r.randint(1, 4), channels, r.choice([1, 3, 5]), r.choice([1, 2, 4, 7]))
+    return {"spec": spec, "shape": shape, "groups": groups, "seed": seed, "limits": limits(r)}
+
+
+def run(one: dict[str, Any], **options: Any) -> Check:
+    """``verify`` under the case's limits."""
+    with runtime.scheduled_with(one["limits"]):
+        return verify(one["spec"], one["shape"], one["groups"], seed=one["seed"], **options)
+
+
+def describe(one: dict[str, Any], check: Check) -> str:
+    return f"{one} failed: {check.failures}, eager float32: {dict(check.eager)}"
+
+
+@settings(max_examples=150, **OPTIONS)
+@given(st.data())
+def test_random_graphs(data: st.DataObject) -> None:
+    seed = data.draw(st.integers(0, 2**31))
+    graph = random_graph(seed, data.draw(st.sampled_from(sorted(SPACES))))
+    if graph is None:
+        return
+    one = case(str(graph), seed)
+    check = run(one)
+    assert not check.failures, describe(one, check)
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+@pytest.mark.parametrize("seed", range(4))
+def test_the_zoo(name: str, seed: int) -> None:
+    one = case(str(Graph.parse(ZOO[name].formula)), seed)
+    check = run(one)
+    assert not check.failures, describe(one, check)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["evonorm_s0", "evonorm_b0", "gn_silu", "ln_gelu", "dyt", "frn"])
+def test_half_precision(name: str, dtype: torch.dtype) -> None:
+    for seed in range(3):
+        one = case(str(Graph.parse(ZOO[name].formula)), seed)
+        check = run(one, dtype=dtype)
+        assert check.strict, describe(one, check)
+
+
+@settings(max_examples=40, **OPTIONS)
+@given(st.integers(0, 2**31))
+def test_random_graphs_in_bfloat16(seed: int) -> None:
+    graph = random_graph(seed)
+    if graph is None:
+        return
+    one = case(str(graph), seed)
+    check = run(one, dtype=torch.bfloat16)
+    # the graph itself may magnify the rounding of its input without bound, so eager on the same input is the measure
+    assert not check.failures, describe(one, check)
+
+
+EXTREMES = {
+    "large": lambda x: 1e4 * x,
+    "constant": lambda x: torch.full_like(x, 3.0),
+    "zeros": torch.zeros_like,
+    "denormals": lambda x: 1e-40 * x,
+    "one outlier": lambda x: x + 1e4 * (torch.arange(x.numel()).reshape(x.shape) == 3),
+    "far from zero": lambda x: x + 1e3,
+}
+
+
+@pytest.mark.parametrize("kind", sorted(EXTREMES))
+@pytest.mark.parametrize("name", ["evonorm_s0", "evonorm_b0", "bn_relu", "gn_silu", "ln_gelu", "frn", "dyt"])
+def test_extreme_values(name: str, kind: str) -> None:
+    for seed in range(3):
+        one = case(str(Graph.parse(ZOO[name].formula)), seed)
+        x = EXTREMES[kind](torch.randn(one["shape"], generator=torch.Generator().manual_seed(seed)))
+        check = run(one, x=x)
+        # a float32 mean of numbers near 1000 is off by up to 3e-5, and so are deviations of size one from it
+        allowed = 1e-4 if kind == "far from zero" else 0.0
+        assert all(e <= allowed for e in check.failures.values()), describe(one, check)
+
+
+@pytest.mark.slow
+def test_a_thousand_random_graphs() -> None:
+    tried, failed, rough, overflow = 0, [], [], []
+    seed = 10_000
+    while tried < 1000:
+        seed += 1
+        graph = random_graph(seed)
+        if graph is None:
+            continue
+        tried += 1
+        one = case(str(graph), seed)
+        check = run(one)
+        if check.failures:
+            failed.append(describe(one, check))
+        elif not check.strict:
+            rough.append((str(graph), dict(check.errors), dict(check.eager)))
+        if check.overflow:
+            overflow.append((str(graph), check.overflow))
+    print(f"{tried} graphs: {len(failed)} failed, {len(rough)} ill-conditioned, {len(overflow)} overflow")
+    for line in (*rough, *overflow):
+        print(line)
+    assert not failed, failed[:3]
+    assert len(rough) < 50
