@@ -22,6 +22,7 @@ def to_optuna(run: Run, *, arm: str = "search", storage: Any = None) -> optuna.S
         storage: of Optuna, e.g. "sqlite:///evonas.db" for its dashboard; None keeps the study in memory.
     """
     import optuna
+    from optuna.study import StudyDirection
     from optuna.trial import TrialState, create_trial
 
     proxies = run.proxies
@@ -29,7 +30,7 @@ def to_optuna(run: Run, *, arm: str = "search", storage: Any = None) -> optuna.S
     study = optuna.create_study(
         study_name=f"{run.id}/{arm}",
         storage=storage,
-        directions=["maximize"] * len(proxies) + ["minimize"] * timed,
+        directions=[StudyDirection.MAXIMIZE] * len(proxies) + [StudyDirection.MINIMIZE] * timed,
         load_if_exists=True,
     )
     study.set_user_attr("proxies", list(proxies))

@@ -171,6 +171,50 @@ def test_a_real_search_in_miniature(tmp_path):
     assert evonas("replay", "latest", "--verify", cwd=tmp_path).returncode == 0
 
 
+def test_latency_as_an_objective_from_plan_to_table(call, tmp_path):
+    source = "roofline model of an H200, not measured"
+    goal = ("--objectives", "accuracy,latency")
+    plan = document(call("search", "--dry-run", "--json", *HASHED, *goal)[1], "plan")["plan"]
+    assert plan["objectives"]["latency"]["source"] == source
+    assert f"goal    minimise latency: {source}; us" in call("search", "--dry-run", *HASHED, *goal)[1]
+    code, out, err = call("search", *QUICK, *goal, "--set", "rerank.seeds=1", "--quiet")
+    assert (code, err) == (0, "")
+    flat = " ".join(out.split())
+    assert f"validation accuracy; latency: {source}" in flat
+    assert flat.count("latency us") == 2  # the front and the re-ranking
+    content = document(call("top", "latest", "--json", "--sort", "latency")[1], "top")
+    assert content["objectives"]["latency"]["source"] == source
+    times = [r["latency_us"] for r in content["candidates"]]
+    assert times == sorted(times)
+    assert all(r["latency_us"] > 0 for r in content["ranking"])
+    head, *rows = call("top", "latest", "--arm", "baseline", "--format", "csv")[1].splitlines()
+    assert head == "candidate,arm,mobilenet,efficientnet,resnet,mean,latency_us,formula"
+    assert len(rows) == 6
+    assert f"us ({source})" in call("show", "latest", "best")[1]
+    assert source in call("status", "latest")[1].replace("\n", " ")
+    assert call("replay", "latest", "--verify")[0] == 0
+
+
+def test_an_objective_is_not_changed_by_a_resume(call, tmp_path):
+    assert call("search", *QUICK, "--candidates", "1", "--no-rerank", "--quiet")[0] == 0
+    code, _, err = call(
+        "resume", "latest", "--candidates", "2", "--set", "search.objectives=accuracy,latency"
+    )
+    assert code == 2
+    assert "began with search.objectives = ['accuracy']" in err
+    code, _, err = call("top", "latest", "--sort", "latency")
+    assert code == 2
+    assert "unknown order 'latency'" in err
+
+
+def test_an_unknown_objective_names_the_nearest(call, tmp_path):
+    code, _, err = call("search", *QUICK, "--objectives", "accuracy,latncy")
+    assert code == 2
+    assert err.splitlines()[0] == "error: unknown objective 'latncy': known are accuracy, latency"
+    assert "did you mean 'latency'?" in err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("90", 90), ("90s", 90), ("10m", 600), ("1h30m", 5400), ("2d", 172800), ("1.5min", 90)],

@@ -122,3 +122,32 @@ def test_bars_out_of_range_are_usage_errors(bad: dict[str, float]) -> None:
 def test_a_bar_of_another_width_is_refused() -> None:
     with pytest.raises(ValueError, match="the bar has 3 scores"):
         can_still_matter({"resnet": 0.5}, PROXIES[:2], make_bar(AGREEING))
+
+
+#: as AGREEING, with a latency of 100 to 290 us behind the scores: the better, the slower
+TIMED = [member(i, *[i / 20] * 3, -100.0 - 10 * i) for i in range(20)]
+
+
+def test_a_fast_candidate_matters_where_a_slow_one_with_its_scores_does_not() -> None:
+    known = {"resnet": 0.01}
+    slow, evidence = can_still_matter(known, PROXIES, make_bar(TIMED, given=(-400.0,)))
+    assert not slow
+    assert (evidence["dominating"], evidence["given"]) == (14, [-400.0])
+    fast, evidence = can_still_matter(known, PROXIES, make_bar(TIMED, given=(-99.0,)))
+    assert fast
+    assert evidence["dominating"] == 0
+    # as fast as the incumbents up to the twelfth: the better half of them is slower and dominates it no more
+    assert can_still_matter(known, PROXIES, make_bar(TIMED, given=(-210.0,)))[0]
+
+
+def test_a_latency_is_no_standing_on_a_proxy() -> None:
+    with_latency = can_still_matter({"mobile": 0.5}, PROXIES, make_bar(TIMED, given=(-1.0,)))[1]
+    without = can_still_matter({"mobile": 0.5}, PROXIES, make_bar(AGREEING))[1]
+    assert with_latency["standing"] == without["standing"]
+    assert with_latency["optimistic"] == without["optimistic"]
+
+
+def test_a_bar_with_another_number_of_scores_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"4 scores per incumbent.*0 given"):
+        can_still_matter({"resnet": 0.5}, PROXIES, make_bar(TIMED))
+    assert "given" not in make_bar(AGREEING)

@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 from evonas.kernels.latency import modelled_latency
-from support import StopAt, decisions, free_run, free_settings, verify
+from support import EVALUATORS, StopAt, decisions, free_run, free_settings, verify
 
 from evonas.errors import UsageError
 from evonas.graph import Graph
+from evonas.run.api import search
 from evonas.run.directory import RunDirectory
 from evonas.run.finalists import choose_finalists
 from evonas.run.log import EventLog, read_events
 from evonas.run.run import Run
 from evonas.run.session import check_settings, create_run, execute, open_settings, recorded_space, replay
 from evonas.run.settings import Settings, resolve
+from evonas.run.study import to_optuna
 
 BOTH = {"search__objectives": ["accuracy", "latency"], "evaluation__evaluator": "trading"}
 SHORT = {**BOTH, "search__candidates": 8, "search__baselines": ["bn_relu", "relu"], "rerank__seeds": 0}
@@ -70,6 +72,25 @@ def test_every_place_names_the_value_and_its_source(traded: RunDirectory) -> Non
     assert {e.details()["latency_source"] for e in sent} == {source}
     ranking = run.ranking()
     assert all(r["latency_us"] > 0 for r in ranking)
+
+
+def test_the_study_has_one_more_direction(traded: RunDirectory) -> None:
+    study = to_optuna(Run(traded))
+    assert [d.name for d in study.directions] == ["MAXIMIZE", "MAXIMIZE", "MINIMIZE"]
+    assert {t.user_attrs["candidate"] for t in study.best_trials} == {
+        r["candidate"] for r in Run(traded).front()
+    }
+
+
+def test_from_python(tmp_path: Path) -> None:
+    settings = {"evaluation.evaluator": "trading", "workers.backend": "inline", "rerank.seeds": 0,
+                "search.baselines": ["relu"], "search.latency": "h100"}  # fmt: skip
+    run = search(
+        candidates=2, proxies=["a", "b"], objectives=["accuracy", "latency"], settings=settings,
+        plugins=[EVALUATORS], out=tmp_path,
+    )  # fmt: skip
+    assert run.objectives["latency"]["source"] == "roofline model of an H100, not measured"
+    assert all(r["latency_us"] > 0 for r in run.scored(None))
 
 
 def test_finalists_span_the_front(traded: RunDirectory) -> None:
