@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support import SESSION, decisions, free_run, free_settings, spawn, verify
 
-from evonas.errors import EnvironmentUnusable
+from evonas.errors import EnvironmentUnusable, UsageError
 from evonas.run.directory import RunDirectory
 from evonas.run.drive import Driver
 from evonas.run.log import read_events
@@ -59,13 +59,24 @@ def test_sixteen_ray_slots_replay(tmp_path: Path) -> None:
     assert events == sum(1 for _ in read_events(directory.path))
 
 
+def begun(path: str, resumes: int) -> bool:
+    """Whether the driver that resumes for that many times has logged its first event."""
+    try:
+        kinds = [e.kind for e in read_events(path)]
+    except UsageError:  # no segment yet
+        return False
+    return bool(kinds) and kinds.count("resumed") == resumes
+
+
 def kill_and_resume(root: Path, kills: int, options: dict[str, object]) -> RunDirectory:
-    """A run whose driver is killed so many times at random moments, then driven to its end."""
+    """A run whose driver is killed so many times at random moments after its first events, then driven to its end."""
     moments = random.Random(7)
     process = spawn("new", str(root), json.dumps(options))
     assert process.stdout is not None
     path = process.stdout.readline().strip()
-    for _ in range(kills):
+    for kill in range(kills):
+        while process.poll() is None and not begun(path, kill):
+            time.sleep(0.01)
         time.sleep(moments.uniform(0.05, 0.6))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -79,7 +90,7 @@ def kill_and_resume(root: Path, kills: int, options: dict[str, object]) -> RunDi
 
 
 def test_sigkilled_and_resumed_three_times(tmp_path: Path) -> None:
-    options = {"evaluation__options": {"sleep_s": 0.02}}
+    options = {"evaluation__options": {"sleep_s": 0.04}}
     directory = kill_and_resume(tmp_path / "killed", 3, options)
     assert sum(e.kind == "resumed" for e in read_events(directory.path)) == 3
     whole, _ = free_run(tmp_path / "whole")
