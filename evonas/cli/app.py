@@ -23,6 +23,7 @@ app.command()(reading.top)
 app.command()(reading.show)
 app.command()(reading.replay)
 app.command()(compiling.kernel)
+app.command()(compiling.bench)
 app.command("list")(checking.list_)
 app.command()(checking.doctor)
 

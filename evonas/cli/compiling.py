@@ -63,3 +63,44 @@ def kernel(
         runs=runs,
         json=json,
     )
+
+
+def bench(
+    layers: Annotated[list[str], typer.Argument(metavar="LAYER...", help="Names, formulas or files.")],
+    shapes: Annotated[
+        str | None,
+        typer.Option(metavar="B,C,H,W;...", help="Of x. [default: large on a GPU, small on a CPU]"),
+    ] = None,
+    dtype: Dtype = None,
+    layout: Order = None,
+    groups: Groups = 32,
+    backends: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Of triton, eager, compile, c, torch, liger, fla, apex."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda or cuda:0.")] = None,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Interleaved measurements.")] = 20,
+    roofline: Annotated[bool, typer.Option("--roofline", help="Floors from compiled instructions.")] = False,
+    plot: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Picture of time over floor, .svg.")
+    ] = None,
+    plugin: Plugin = None,
+    json: Json = False,
+) -> int:
+    """Forward and backward times of layers on this machine, against eager, torch.compile and other libraries."""
+    from evonas.cli.bench import bench as run_bench
+
+    return run_bench(
+        layers,
+        shapes=shapes,
+        dtype=dtype,
+        layout=layout,
+        groups=groups,
+        backends=backends,
+        device=device,
+        rounds=rounds,
+        roofline=roofline,
+        plot=plot,
+        plugins=plugin or (),
+        json=json,
+    )

@@ -44,6 +44,7 @@ def test_every_exit_code_is_on_the_page():
         ("top", ["top", "RUN"]),
         ("show", ["show", "relu"]),
         ("kernel", ["kernel", "relu"]),
+        ("bench", ["bench", "relu", "--shapes", "1,4,2,2", "--rounds", "1", "--backends", "eager"]),
         ("replay", ["replay", "RUN"]),
         ("list", ["list", "spaces"]),
         ("doctor", ["doctor"]),

@@ -21,7 +21,7 @@ def test_help_starts_quickly_and_imports_little(tmp_path):
         done = evonas("--help", cwd=tmp_path)
         times.append(time.perf_counter() - begun)
     assert done.returncode == 0
-    for verb in ("search", "resume", "status", "top", "show", "replay", "list", "doctor"):
+    for verb in ("search", "resume", "status", "top", "show", "replay", "kernel", "bench", "list", "doctor"):
         assert re.search(rf"^  {verb} ", done.stdout, re.M)
     assert min(times) < 1.0
     code = "import sys; from evonas.cli.main import main; main(['--help']); print(*sys.modules)"
