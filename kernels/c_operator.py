@@ -288,8 +288,9 @@ class _Step(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True: a gradient of this would be silently wrong
+            raise UsageError("C kernels have no second derivative", hint="use backend='eager' for it")
         made: CKernels = ctx.made
         x, buffer, *rest = ctx.saved_tensors
         dy = dy.contiguous(memory_format=made.format)
