@@ -93,6 +93,8 @@ def kernel_specs(plan: Plan, dtype: str, path: str | Path, vectors: str = "fp32"
         for pointer, buffer in zip(launch.kernel.pointers, launch.tensors, strict=True):
             if buffer in TENSORS:
                 kind = tensor
+            elif getattr(plan.buffers.get(buffer), "integer", False):
+                kind = _Pointer("torch.int32")
             elif buffer in plan.buffers or buffer.startswith(("saved", "statistic")):
                 kind = number
             else:
@@ -109,6 +111,7 @@ def kernel_specs(plan: Plan, dtype: str, path: str | Path, vectors: str = "fp32"
                 num_warps=launch.warps,
                 num_stages=launch.stages,
                 elements=live_elements(launch),
+                options={"launch_cooperative_grid": True} if getattr(launch, "cooperative", False) else None,
             )
         )
     return specs

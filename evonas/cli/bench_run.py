@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evonas.errors import EnvironmentUnusable, EvonasError
+from evonas.errors import EnvironmentUnusable, EvonasError, UsageError
 from evonas.kernels.kernel_specs import DTYPES, ITEMSIZE, PASSES, layer_specs, limits_on
 from evonas.kernels.lowering import plans
 from evonas.kernels.offline import compile_spec
@@ -73,15 +73,24 @@ def device_for(name: str | None) -> torch.device:
     """The device that is asked for, by default CUDA if there is one.
 
     Raises:
-        EnvironmentUnusable: CUDA without a GPU.
+        UsageError: neither cpu nor cuda nor cuda:N. EnvironmentUnusable: a GPU that is not there.
     """
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+        name = "cuda" if found else "cpu"
+    if name == "cpu":
+        return torch.device(name)
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or not (number.isdigit() or name == "cuda"):
+        raise UsageError(f"unknown device {name!r}", hint="--device cpu, cuda or cuda:0")
+    index = int(number) if number else torch.cuda.current_device() if found else 0
+    if index >= found:
         raise EnvironmentUnusable(
-            f"no device {name}: torch {torch.__version__} sees no GPU", hint="leave --device out, or use cpu"
+            f"no device {name}: torch {torch.__version__} sees {found or 'no'} GPU{'s' if found > 1 else ''}",
+            hint="leave --device out, or use --device cpu",
         )
-    return torch.device(name)
+    torch.cuda.set_device(index)  # events and Triton's launches go to the current one
+    return torch.device("cuda", index)
 
 
 def describe(device: torch.device) -> dict[str, Any]:

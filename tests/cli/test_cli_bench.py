@@ -105,6 +105,7 @@ def test_tokens_and_channels_last(call):
         (["relu", "--backends", ","], 2, ["--backends names none"]),
         (["relu", "--dtype", "half"], 2, ["unknown dtype 'half'"]),
         (["relu", "--shapes", "1,2,3"], 2, ["'1,2,3' is not a shape"]),
+        (["relu", "--device", "tpu"], 2, ["unknown device 'tpu'", "--device cpu"]),
         (["rleu"], 2, ["unknown layer 'rleu'", "'relu'"]),
         (["bn_relu", "--layout", "btc"], 2, ["layout 'btc'"]),
         (["relu", "--plot", "roof.pdf"], 2, ["neither .svg nor .png"]),
@@ -122,9 +123,10 @@ def test_what_does_not_fit(call, arguments, code, words):
 def test_a_gpu_that_is_not_there(call):
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    code, _, err = call("bench", "relu", "--device", "cuda")
-    assert code == 4
-    assert "sees no GPU" in err
+    for name in ("cuda", "cuda:1"):
+        code, _, err = call("bench", "relu", "--device", name)
+        assert code == 4
+        assert "sees no GPU" in err
 
 
 def test_the_picture(call, tmp_path):
