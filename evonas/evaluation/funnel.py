@@ -17,7 +17,7 @@ from torch import nn
 
 from evonas import data as data_sets
 from evonas import proxies
-from evonas.errors import UsageError, unknown_name
+from evonas.errors import EvonasError, UsageError, unknown_name
 from evonas.evaluation.protocol import Outcome, StageReport, Task
 from evonas.evaluation.registry import evaluator
 from evonas.evolution.matter import can_still_matter
@@ -275,7 +275,7 @@ class ProxyEvaluator:
         backend = "triton"
         try:
             measured = measured_latency(made(backend), layout=layer.layout, device=self.device)
-        except UsageError:
+        except EvonasError:  # no lowering, or no triton
             backend = "eager"
             measured = measured_latency(made(backend), layout=layer.layout, device=self.device)
         outcome.latency_us = measured.microseconds
