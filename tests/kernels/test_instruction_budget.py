@@ -1,0 +1,39 @@
+"""Kernels as compiled for an H100 or H200 stay within what the bandwidth leaves time for. Needs no device."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from evonas.kernels.kernel_specs import layer_specs
+from evonas.kernels.offline import compile_spec
+from evonas.kernels.programs import LayerSpec
+from evonas.kernels.roofline import pass_cost
+
+from evonas.layers.zoo import ZOO
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+
+IMAGES, TOKENS = ("nchw", (128, 256, 32, 32)), ("btc", (1, 16384, 4096))
+#: Thread instructions per element of x in bfloat16, forward and backward, and spilled bytes per thread.
+#: A pass at 4.3 TB/s has time for about 30 and 45 on an H200.
+LAYERS = {
+    "layer_norm": ("(x - mean[c](x)) / std[c](x)", TOKENS, (16, 30), 0),
+    "evonorm_s0": (ZOO["evonorm_s0"].formula, IMAGES, (24, 54), 8),
+    "gn_silu": (ZOO["gn_silu"].formula, IMAGES, (23, 51), 0),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_executed_instructions(name: str, tmp_path: Path) -> None:
+    formula, (layout, shape), budget, spill = LAYERS[name]
+    passes = layer_specs(LayerSpec(formula, layout), shape, 32, dtype="bf16", target="sm_90", folder=tmp_path)
+    for one, most in zip(passes, budget, strict=True):
+        reports = [compile_spec(made, "sm_90", cache_dir=tmp_path / "cache") for made in one.specs]
+        cost = pass_cost(one.plan, reports)
+        assert cost.kernels == 1
+        assert 8 < cost.instructions <= most, f"{name} {one.which}: {cost}"
+        assert cost.mufu <= 2, f"{name} {one.which}: {cost}"
+        assert cost.spill_bytes <= spill, f"{name} {one.which}: {cost}"
+        assert cost.wide_loads
