@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from evonas.kernels import team
 from evonas.kernels.ir import IR, REDUCTIONS, Axes
 from evonas.kernels.programs import Total
 from evonas.kernels.tiling import Tiling
@@ -47,6 +48,7 @@ class KernelText:
     """A function definition. pointers, numbers, blocks: its arguments in order, see ``Writer``.
 
     reads, writes: per pointer, how often each of its elements is loaded and stored (a load in a sweep counts once).
+    slots: numbers that members of a team exchange at a time.
     """
 
     name: str
@@ -55,17 +57,21 @@ class KernelText:
     numbers: tuple[str, ...]
     blocks: tuple[str, ...]
     helpers: frozenset[str]
+    slots: int = 0
     reads: Mapping[str, int] = field(default_factory=dict, hash=False)
     writes: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
-class _Kernel:
+class Kernel:
+    """The lines of one kernel as they are written."""
+
     def __init__(self, work: Work, tiling: Tiling) -> None:
         self.work = work
         self.ir = work.ir
         self.tiling = tiling
         self.out = Writer(work.ir, tiling, work.known, summed=work.summed)
         self.sums: list[tuple[Total, int, str, Axes, bool]] = []
+        self.slots = 0
 
     # frame
 
@@ -85,6 +91,8 @@ class _Kernel:
             elif tiling.blocks(a) > 1 or a not in tiling.exact:
                 counted.append((f"{a}_block", f"tl.cdiv({out.size(a)}, BLOCK_{a.upper()})"))
                 starts[a] = f"{a}0"
+        if tiling.team:
+            counted.append(("member", out.number("members")))
         rest = "program"
         if counted:
             out.line("program = tl.program_id(0)")
@@ -93,6 +101,8 @@ class _Kernel:
             out.line(f"{name} = {rest if last else f'{rest} % {count}'}")
             if not last:
                 out.line(f"program = program // {count}")
+            if name == "member":
+                out.line("team = program")
         out.ranges()
         for a in tiling.spread:
             if starts.get(a) == f"{a}0":
@@ -100,6 +110,10 @@ class _Kernel:
             out.place(a, starts.get(a))
         for a in tiling.resident:
             out.place(a, None)
+        if tiling.team:
+            start = f"{tiling.team}0"
+            out.line(f"{start} = member * BLOCK_{tiling.team.upper()}")
+            out.place(tiling.team, start)
 
     @property
     def work_is_partial(self) -> bool:
@@ -256,18 +270,17 @@ class _Kernel:
                 self.out.store(store.name, store.value, varies, factor)
 
 
-class _Apply(_Kernel):
+class _Apply(Kernel):
     """Computes and writes tensors, statistics and vector gradients."""
 
     def write(self) -> None:
         out, tiling = self.out, self.tiling
         self.frame()
         self.prepare_totals()
-        roots = [*self.work.roots, *(value for _, value, *_ in self.sums)]
-        roots = [r for r in roots if r not in {t.value for t in self.work.totals}] + [
-            v for _, v, *_ in self.sums
-        ]
-        roots = list(dict.fromkeys(roots))
+        if tiling.team:
+            team.prologue(self)
+        kept = [*self.work.tensors.values(), *(s.value for s in self.work.statistics)]
+        roots = list(dict.fromkeys([*kept, *(value for _, value, *_ in self.sums)]))
         self.roots = roots
         if tiling.loop:
             self.hoist(roots, {tiling.loop, *tiling.swept})
@@ -276,6 +289,11 @@ class _Apply(_Kernel):
         if tiling.swept:
             self.sweeps()
         else:
+            if tiling.team:
+                level = sweep_levels(self.ir, roots, out.known, {tiling.team})
+                for n in range(1, max(level.values(), default=0) + 1):
+                    used = team.exchange(self, [i for i, at in level.items() if at == n])
+                    self.slots = max(self.slots, used)
             out.define(roots)
             self.store_tensors()
             self.store_statistics(False)
@@ -311,7 +329,7 @@ class _Apply(_Kernel):
             out.line("tl.debug_barrier()  # the next instance reads the row that this one wrote")
 
 
-class _Partial(_Kernel):
+class _Partial(Kernel):
     """One sweep: partial means and variances of this program's share, to be merged."""
 
     @property
@@ -354,7 +372,7 @@ def sweep_levels(ir: IR, roots: Sequence[int], known: Iterable[int], swept: set[
     return found
 
 
-def open_sweep(kernel: _Kernel, targets: Sequence[int], limits: tuple[str, str] | None = None) -> None:
+def open_sweep(kernel: Kernel, targets: Sequence[int], limits: tuple[str, str] | None = None) -> None:
     """Open one loop per swept axis, defining on the way in what does not depend on the inner ones."""
     swept = list(kernel.tiling.swept)
     for n, a in enumerate(swept):
@@ -363,7 +381,7 @@ def open_sweep(kernel: _Kernel, targets: Sequence[int], limits: tuple[str, str] 
         kernel.open_loop(a, first, last)
 
 
-def sweep(kernel: _Kernel, reductions: Sequence[int], limits: tuple[str, str] | None = None) -> None:
+def sweep(kernel: Kernel, reductions: Sequence[int], limits: tuple[str, str] | None = None) -> None:
     """One sweep over the domain that finds reductions of one level.
 
     Means are summed lane by lane; variances (with their means) block by block, each block in two passes, blocks
@@ -427,7 +445,7 @@ def sweep(kernel: _Kernel, reductions: Sequence[int], limits: tuple[str, str] | 
         out.name(i, done)
 
 
-def _share(kernel: _Kernel, over: Axes, limits: tuple[str, str] | None) -> str:
+def _share(kernel: Kernel, over: Axes, limits: tuple[str, str] | None) -> str:
     """Elements of this program's part of a reduction."""
     assert limits is not None
     outer = kernel.tiling.swept[0]
@@ -435,7 +453,7 @@ def _share(kernel: _Kernel, over: Axes, limits: tuple[str, str] | None) -> str:
     return " * ".join(["1.0", f"({limits[1]} - {limits[0]})", *rest])
 
 
-def _merge_block(kernel: _Kernel, i: int, state: tuple[str, ...]) -> None:
+def _merge_block(kernel: Kernel, i: int, state: tuple[str, ...]) -> None:
     """Mean and squared deviations of one block, merged into those of the blocks before it."""
     out, ir, tiling = kernel.out, kernel.ir, kernel.tiling
     value = ir[i]
@@ -482,11 +500,21 @@ def _text(name: str, about: str, kernel: _Apply | _Partial) -> KernelText:
     kernel.write()
     out = kernel.out
     blocks = tuple(f"BLOCK_{a.upper()}" for a in kernel.tiling.tile)
+    if kernel.tiling.team:
+        blocks = (*blocks, "BLOCK_MEMBERS")
     numbers = tuple(sorted(out.numbers, key=lambda n: (n.islower(), n)))
     arguments = [f"{p}_ptr" for p in out.pointers] + list(numbers) + [f"{b}: tl.constexpr" for b in blocks]
     text = (
         f'@triton.jit\ndef {name}({", ".join(arguments)}):\n    """{about}"""\n' + "\n".join(out.lines) + "\n"
     )
     return KernelText(
-        name, text, tuple(out.pointers), numbers, blocks, frozenset(out.helpers), out.reads, out.writes
+        name,
+        text,
+        tuple(out.pointers),
+        numbers,
+        blocks,
+        frozenset(out.helpers),
+        slots=kernel.slots,
+        reads=out.reads,
+        writes=out.writes,
     )

@@ -51,5 +51,12 @@ def merge_kernel(name: str, ops: Sequence[str]) -> KernelText:
         + "\n"
     )
     return KernelText(
-        name, text, pointers, numbers, ("BLOCK_S", "BLOCK_I"), frozenset(), {"partial": 1}, writes
+        name,
+        text,
+        pointers,
+        numbers,
+        ("BLOCK_S", "BLOCK_I"),
+        frozenset(),
+        reads={"partial": 1},
+        writes=writes,
     )

@@ -16,7 +16,15 @@ from evonas.kernels.emit import KernelText, Store, Work, apply_kernel, partial_k
 from evonas.kernels.ir import Axes
 from evonas.kernels.merge import merge_kernel
 from evonas.kernels.programs import Program, Total
-from evonas.kernels.tiling import LIMITS, Limits, Tiling, power_of_two, resident_tiling, swept_tiling
+from evonas.kernels.tiling import (
+    LIMITS,
+    Limits,
+    Tiling,
+    power_of_two,
+    resident_tiling,
+    swept_tiling,
+    team_tiling,
+)
 
 from evonas.errors import UsageError
 
@@ -26,10 +34,11 @@ MOST_PROGRAMS = 2**31 - 1
 
 @dataclass(frozen=True)
 class Buffer:
-    """Memory that a plan needs beside its inputs: float32, by shape; ``zeroed`` if it has to start at zero."""
+    """Memory that a plan needs beside its inputs: float32 (or int32), ``zeroed`` if it has to start at zero."""
 
     shape: tuple[int, ...]
     zeroed: bool = False
+    integer: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,11 @@ class Launch:
     warps: int
     tiling: Tiling | None
     stages: int = 1
+
+    @property
+    def cooperative(self) -> bool:
+        """Whether all programs have to run at once."""
+        return self.tiling is not None and self.tiling.team is not None
 
 
 @dataclass(frozen=True)
@@ -157,6 +171,19 @@ class _Planner:
         if found is not None and (not domain or enough(found)):
             return found
         sets = [self.ir[i].over for i in self.ir.reductions(roots, self.known)]
+        if limits.cooperative:
+            found = team_tiling(
+                self.axes,
+                self.sizes,
+                domain,
+                self.channels,
+                sets,
+                backward=self.backward,
+                totals=totals,
+                limits=limits,
+            )
+            if found is not None:
+                return found
         found = swept_tiling(self.axes, self.sizes, domain, self.channels, sets, totals=totals, limits=limits)
         return found if found is not None and enough(found) else None
 
@@ -235,7 +262,11 @@ class _Planner:
             self.buffers["rows"] = Buffer((len(work.totals), rows, width), zeroed)
             for n, total in enumerate(work.totals):
                 self.vectors[total.name] = ("rows", n)
-        self._launch(kernel, {"partial": "rows"}, tiling, {"rows": rows})
+        if tiling.team:
+            teams = tiling.programs // tiling.members
+            self.buffers["exchange"] = Buffer((2, teams, kernel.slots, tiling.members))
+            self.buffers["counters"] = Buffer((teams,), zeroed=True, integer=True)
+        self._launch(kernel, {"partial": "rows"}, tiling, {"rows": rows, "slots": kernel.slots})
 
     def _launch(
         self, kernel: KernelText, rename: Mapping[str, str], tiling: Tiling, more: Mapping[str, int]
@@ -250,6 +281,8 @@ class _Planner:
             numbers[name] = self._number(name, tiling, more)
         tensors = tuple(rename.get(p, p) for p in kernel.pointers)
         blocks = {f"BLOCK_{a.upper()}": tiling.block(a) for a in tiling.tile}
+        if tiling.team:
+            blocks["BLOCK_MEMBERS"] = power_of_two(tiling.members)
         self.launches.append(Launch(kernel, tensors, numbers, blocks, tiling.programs, tiling.warps, tiling))
 
     def _number(self, name: str, tiling: Tiling, more: Mapping[str, int]) -> int | float:
@@ -260,6 +293,8 @@ class _Planner:
             return 1.0 / prod(self.sizes[a] for a in name.removeprefix("inverse_"))
         if name.startswith("count_"):
             return float(prod(self.sizes[a] for a in name.removeprefix("count_")))
+        if name == "teams":
+            return tiling.programs // tiling.members
         if name.isupper():
             return self.sizes[name.lower()]
         return int(getattr(tiling, name))
@@ -273,6 +308,8 @@ def _describe(tiling: Tiling) -> str:
         words += f"{' and' if one else ' per'} chunk of {tiling.loop}"
     if tiling.resident:
         words += f"; ({', '.join(tiling.resident)}) whole in registers"
+    if tiling.team:
+        words += f"; {tiling.team} shared by a team of programs"
     if tiling.swept:
         words += f"; sweeps over ({', '.join(tiling.swept)})"
     return words + "."

@@ -96,7 +96,8 @@ class Executable:
         made = dict(tensors)
         for name, buffer in self.plan.buffers.items():
             make = torch.zeros if buffer.zeroed else torch.empty
-            made[name] = make(buffer.shape, dtype=torch.float32, device=device)
+            dtype = torch.int32 if buffer.integer else torch.float32
+            made[name] = make(buffer.shape, dtype=dtype, device=device)
         for function, launch in zip(self._functions, self.plan.launches, strict=True):
             function[(launch.programs,)](
                 *[made[t] for t in launch.tensors],
@@ -104,6 +105,7 @@ class Executable:
                 *launch.blocks.values(),
                 num_warps=launch.warps,
                 num_stages=launch.stages,
+                **({"launch_cooperative_grid": True} if launch.cooperative and not interpreted() else {}),
             )
         return {name: made[name] for name in self.plan.buffers}
 

@@ -19,7 +19,13 @@ _CALLS = {
     "tanh": "tanh",
 }  # fmt: skip
 #: Functions that are defined at the top of a generated file when it calls them.
-HELPERS = ("exp", "log", "reciprocal", "divide", "sigmoid", "tanh")
+HELPERS = ("exp", "log", "reciprocal", "divide", "sigmoid", "tanh", "meet")
+_MEET = """\
+tl.debug_barrier()
+    tl.atomic_add(counter, 1, sem="release")
+    while tl.atomic_add(counter, 0, sem="acquire") < target:
+        pass
+    tl.debug_barrier()"""
 
 # Near zero 1 - 2 / (1 + exp(2 a)) loses all digits; the polynomial is that of Cephes' tanhf.
 _TANH = """\
@@ -35,6 +41,7 @@ _PLAIN = {
     "divide": "return a / b",
     "sigmoid": "return 1.0 / (1.0 + tl.exp(-a))",
     "tanh": _TANH.format("2.0 / (1.0 + tl.exp(2.0 * a))"),
+    "meet": _MEET,
 }
 _FAST = {
     "exp": "return tl.exp2(a * 1.4426950408889634)",
@@ -43,6 +50,7 @@ _FAST = {
     "divide": "return libdevice.fast_dividef(a, b)",
     "sigmoid": "return libdevice.fast_dividef(1.0, 1.0 + tl.exp2(a * -1.4426950408889634))",
     "tanh": _TANH.format("libdevice.fast_dividef(2.0, 1.0 + tl.exp2(a * 2.8853900817779268))"),
+    "meet": _MEET,
 }
 _TANH_PTX = (
     "return tl.inline_asm_elementwise(\n"
@@ -58,6 +66,7 @@ _WORDS = {
     "divide": "a / b",
     "sigmoid": "1 / (1 + exp(-a))",
     "tanh": "The hyperbolic tangent.",
+    "meet": "Wait until the counter has reached the target: then every member has stored its parts.",
 }
 MATHS = ("plain", "fast", "half")
 
@@ -95,7 +104,7 @@ def helper_text(names: set[str], maths: str) -> str:
     parts = []
     for name in ("tanh", *[n for n in HELPERS if n != "tanh"]):
         if name in wanted:
-            args = "a, b" if name == "divide" else "a"
+            args = {"divide": "a, b", "meet": "counter, target"}.get(name, "a")
             parts.append(
                 f"@triton.jit\ndef {name}({args}):\n"
                 f'    """{_WORDS[name].rstrip(".")}."""\n    {table[name]}\n'

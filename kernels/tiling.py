@@ -8,7 +8,7 @@ axes are swept in blocks, once for each level of reductions and once more to wri
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 
@@ -30,6 +30,7 @@ class Limits:
     sweep: int = 4096
     splits: int = 128
     small: int = 1 << 16
+    cooperative: bool = False
 
 
 LIMITS = Limits()
@@ -46,7 +47,8 @@ class Tiling:
     programs walks along, ``steps`` blocks each, adding up vector gradients. blocked: axes outside of the domain
     that are cut into tiles; whatever is not resident, swept, looped or blocked has one program per coordinate. splits:
     programs that share the outermost swept axis, ``split_steps`` blocks each (statistics kernels only).
-    exact: axes of which every block is full.
+    team: an axis of the domain that ``members`` programs share, one block each; they exchange their parts of each
+    reduction in the middle of the kernel, so all of them have to run at once.
     """
 
     axes: tuple[str, ...]
@@ -60,6 +62,8 @@ class Tiling:
     splits: int
     split_steps: int
     warps: int
+    team: str | None = None
+    members: int = 1
 
     def block(self, axis: str) -> int:
         """Elements of the axis in one tile."""
@@ -71,18 +75,18 @@ class Tiling:
 
     @property
     def exact(self) -> frozenset[str]:
+        """Axes of which every block is full."""
         return frozenset(a for a in self.axes if self.sizes[a] % self.block(a) == 0)
 
     @property
     def spread(self) -> tuple[str, ...]:
         """Axes outside of the domain that programs are counted along, outermost first; ``loop`` is not among them."""
-        return tuple(
-            a for a in self.axes if a not in self.resident and a not in self.swept and a != self.loop
-        )
+        inside = {*self.resident, *self.swept, self.loop, self.team}
+        return tuple(a for a in self.axes if a not in inside)
 
     @property
     def programs(self) -> int:
-        return prod(self.blocks(a) for a in self.spread) * self.chunks * self.splits
+        return prod(self.blocks(a) for a in self.spread) * self.chunks * self.splits * self.members
 
     @property
     def tile_elements(self) -> int:
@@ -142,6 +146,53 @@ def swept_tiling(
                 loop = _loop_axis(axes, sizes, domain, channels) if totals else None
                 return _sweep(axes, sizes, swept, resident, loop, split, limits)
     return None
+
+
+def team_tiling(
+    axes: tuple[str, ...],
+    sizes: Mapping[str, int],
+    domain: Axes,
+    channels: Axes,
+    sets: Iterable[Axes],
+    *,
+    backward: bool,
+    totals: bool,
+    limits: Limits,
+) -> Tiling | None:
+    """A tiling in which several programs hold the domain together, or None if that is not possible.
+
+    A reduction over the shared axis has to cover the whole tile; other ones stay within a program. All
+    programs must be able to run at once: one for each processor.
+    """
+    inside = [a for a in axes if a in domain]
+    if not inside or (axes[-1] not in domain and sizes[axes[-1]] > 1):
+        return None
+    team, rest = inside[0], inside[1:]
+    most = limits.resident_backward if backward else limits.resident_forward
+    kept = prod(power_of_two(sizes[a]) for a in rest)
+    if totals and team not in channels:
+        return None
+    if kept > most or any(team in s and not s >= set(rest) for s in sets):
+        return None
+    block = min(power_of_two(sizes[team]), most // kept)
+    members = -(-sizes[team] // block)
+    free = [a for a in axes if a not in domain and not (totals and a in channels)]
+    loop = max(free, key=lambda a: sizes[a], default=None)
+    others = prod(sizes[a] for a in axes if a not in domain and a != loop)
+    chunks = limits.processors // (members * others)
+    if chunks < 1 or members < 2 or loop is None:
+        return None
+    blocks = {a: power_of_two(sizes[a]) for a in rest} | {team: block}
+    base = _finish(axes, sizes, blocks, rest, [], loop, limits)
+    steps = -(-sizes[loop] // chunks)
+    return replace(
+        base,
+        chunks=-(-sizes[loop] // steps),
+        steps=steps,
+        team=team,
+        members=members,
+        warps=min(max(base.tile_elements // 512, 4), 32),
+    )
 
 
 def _sweep(
