@@ -58,7 +58,8 @@ class _Function:
         self.ir = schedule.ir
         self.program = schedule.program
         self.lines: list[str] = []
-        self.memory: list[str] = []
+        #: arrays to allocate: element type, name, number of elements
+        self.memory: list[tuple[str, str, str]] = []
         self.inverses: dict[str, str] = {}
         self.reads: dict[str, None] = {}
         self.used: set[str] = set()
@@ -100,23 +101,20 @@ class _Function:
     def _allocate(self) -> list[str]:
         if not self.memory:
             return []
-        channels = _product(f"n_{a}" for a in self.plan.channels)
-        lines = ["char *at_memory, *memory;", "long bytes = 0;"]
-        sizes = []
-        for entry in self.memory:
-            kind, name, size = entry.split("|")
-            size = size.replace("CHANNELS", f"PAD({channels})")
-            sizes.append((kind, name, f"PAD({size}) * (long)sizeof({kind})"))
+        lines = ["char *at_memory, *memory;", "long bytes = 64;"]
+        sizes = [(kind, name, f"PAD({size}) * (long)sizeof({kind})") for kind, name, size in self.memory]
         lines += [f"bytes += {size};" for _, _, size in sizes]
-        lines += ["memory = at_memory = __builtin_malloc(bytes);", "if (!memory) return 1;"]
+        lines += [
+            "memory = __builtin_calloc(bytes, 1);  /* zeros in what pads a row: denormals there would be slow */",
+            "if (!memory) return 1;",
+            "at_memory = memory + 64 - (unsigned long)memory % 64;  /* whole cache lines */",
+        ]
         for kind, name, size in sizes:
             lines.append(f"{kind} *{name} = ({kind} *)at_memory; at_memory += {size};")
-            if name.startswith("t_"):
-                lines.append(f"__builtin_memset({name}, 0, {size});")
         return ["  " + line for line in lines]
 
     def _new_array(self, kind: str, name: str, axes: Iterable[str]) -> None:
-        self.memory.append(f"{kind}|{name}|{self._extent(axes)}")
+        self.memory.append((kind, name, self._extent(axes)))
 
     def _extent(self, axes: Iterable[str]) -> str:
         """Elements of an array over those axes, the run padded."""
@@ -158,8 +156,9 @@ class _Function:
         for i in plan.needed:
             if plan.given(i) and self.ir[i].op != "const" and self._partial(i):
                 self._expand(i)
+        channels = _product(f"n_{a}" for a in plan.channels)
         for total in self.program.totals:
-            self.memory.append(f"double|t_{total.name}|CHANNELS")
+            self.memory.append(("double", f"t_{total.name}", channels))
         for nest in plan.nests:
             self._nest(nest)
         for name, value in self.program.statistics.items():

@@ -168,6 +168,9 @@ def check(
             name != "y" and size <= 1e-6 * steep
         ):  # a gradient that vanishes: differences of terms up to ``steep``
             bound = max(bound, 1e-6 * steep)
+        if name in VECTORS:  # sums over many elements: some units in the last place of their largest term
+            terms = float((dy.double() * exact["y"]).abs().max())
+            bound = max(bound, 4 * 2**-23 * terms)
         where = f"{name} of {spec.formula!r} ({spec.layout}, {spec.memory}, training={spec.training})"
         assert off(got[name]) <= bound, (
             f"{where}, {kind}, {shape}, {groups} groups: {off(got[name])} > {bound} of {size}"
@@ -195,11 +198,11 @@ def check_all(specs: Sequence[LayerSpec], first: int = 0) -> None:
 
 
 def test_random_graphs() -> None:
-    check_all(random_specs(0, 80))
+    check_all(random_specs(0, 200))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(80, 680, 100))
+@pytest.mark.parametrize("first", range(200, 700, 100))
 def test_more_random_graphs(first: int) -> None:
     check_all(random_specs(first, first + 100), first)
 
