@@ -41,8 +41,8 @@ RATE = 1e-5
 LAYERS = ("evonorm_s0", "evonorm_b0", "random")
 
 
-def random_layer(operations: int = 8) -> Graph:
-    """The first random layer of the norm_act space with a moment, that many operations, and finite steps."""
+def random_layer(steps: int, operations: int = 8) -> Graph:
+    """The first random layer of norm_act with a moment and that many operations whose gradients do not explode."""
     space = search_spaces.get("norm_act")
     proxy = proxies.get("resnet", "tiny", lr=RATE)
     trial = 0
@@ -53,9 +53,15 @@ def random_layer(operations: int = 8) -> Graph:
             continue
         graph = space.graph(genotype)
         if graph.index_sets and len(graph.active()) >= operations and "x" in graph.leaves:
-            trainer = Trainer(proxy, lambda channels, graph=graph: GraphLayer(graph, channels))
-            trainer.run(10)
-            if trainer.diverged_at is None:
+            trainer = Trainer(
+                proxy,
+                lambda channels, graph=graph: GraphLayer(graph, channels),
+                budget=steps / proxy.spec.steps,
+            )
+            trainer.run(1)
+            steep = max(float(p.grad.abs().max()) for p in trainer.network.parameters() if p.grad is not None)
+            trainer.run()
+            if trainer.diverged_at is None and steep < 100:
                 return graph
 
 
@@ -128,7 +134,7 @@ def main() -> int:
     rounds = 5 if options.quick else options.rounds
     configure_process(1)
     graphs = {name: Graph.parse(ZOO[name].formula) for name in LAYERS if name in ZOO}
-    graphs["random"] = random_layer()
+    graphs["random"] = random_layer((rounds + 2) * options.steps)
     compiled = {name: compile_seconds(graph, 3 if options.quick else 5) for name, graph in graphs.items()}
     report: dict[str, Any] = {
         "machine": platform.machine(),
