@@ -27,8 +27,9 @@ class CGraphLayer(GraphLayer):
 
     The C takes float32 tensors on the CPU, runs on one thread, has no second derivative, and writes channels_last
     output for channels_last input. It is compiled when the first tensor comes, once per layer, memory order and mode.
-    Other tensors, tracing and ``torch.compile`` go to the eager reference, with ``strict`` they are an error. Without
-    ``strict`` a graph that cannot be lowered, or a machine without a compiler, goes there with one warning.
+    Other tensors, tracing, ``torch.compile`` and ``torch.func`` go to the eager reference, with ``strict`` they are an
+    error. Without ``strict`` a graph that cannot be lowered, or a machine without a compiler, goes there with one
+    warning.
 
     Args:
         strict: never use the eager reference.
@@ -128,6 +129,8 @@ def _refusal(x: Tensor, vectors: list[nn.Parameter | None]) -> str | None:
     """Why the C cannot run, or None."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return "a layer that is being traced"
+    if torch._C._are_functorch_transforms_active():  # what autograd.Function itself asks
+        return "a layer under a transform of torch.func"
     if type(x) is not Tensor and type(x) is not nn.Parameter:
         return f"a {type(x).__name__} (C kernels take plain tensors)"
     reason = why_not(x)

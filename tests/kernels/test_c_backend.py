@@ -444,6 +444,8 @@ def test_falls_back_to_the_reference() -> None:
             strict(tensor)
     traced = torch.jit.trace(layer, x)
     assert torch.equal(traced(x * 2), eager(x * 2))
+    mapped = torch.vmap(layer)(torch.stack([x, 2 * x]))
+    assert torch.allclose(mapped, torch.stack([eager(x), eager(2 * x)]), atol=1e-6)
     assert torch.equal(copy.deepcopy(layer).double()(x.double()), copy.deepcopy(eager).double()(x.double()))
 
 
