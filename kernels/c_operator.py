@@ -19,7 +19,7 @@ from evonas.kernels.c_emit import CFunction, c_file, c_function
 from evonas.kernels.c_runtime import compile_source, load_library
 from evonas.kernels.lowering import passes
 from evonas.kernels.programs import LayerSpec
-from evonas.kernels.runtime import source_folder
+from evonas.kernels.source_files import source_folder
 from torch import Tensor
 
 from evonas.errors import UsageError

@@ -432,7 +432,7 @@ def sweep(kernel: Kernel, reductions: Sequence[int], limits: tuple[str, str] | N
             kernel.found[i] = (done,)  # type: ignore[attr-defined]
         else:
             done = out.fresh("mean_" + "".join(a for a in tiling.axes if a in ir[i].over))
-            out.line(f"{done} = {out.divided(text, ir[i].over)}")
+            out.line(f"{done} = {out.divided(text, ir[i].over, exact=out.of_input(i))}")
             out.name(i, done)
     for mean, i in variances.items():
         centre, squares, _ = state[i]

@@ -57,7 +57,9 @@ def check_dtype(dtype: str) -> str:
 
 def maths_on(dtype: str, target: str) -> str:
     """Which spelling of the functions (see ``evonas.kernels.text``) tensors of that dtype get on that target."""
-    return "half" if check_dtype(dtype) == "bf16" and parse_target(target).backend == "cuda" else "fast"
+    if parse_target(target).backend == "hip":
+        return "hip"
+    return "half" if check_dtype(dtype) == "bf16" else "fast"
 
 
 def limits_on(target: str) -> Limits:
@@ -93,7 +95,7 @@ def kernel_specs(plan: Plan, dtype: str, path: str | Path, vectors: str = "fp32"
         for pointer, buffer in zip(launch.kernel.pointers, launch.tensors, strict=True):
             if buffer in TENSORS:
                 kind = tensor
-            elif getattr(plan.buffers.get(buffer), "integer", False):
+            elif buffer in plan.buffers and plan.buffers[buffer].integer:
                 kind = _Pointer("torch.int32")
             elif buffer in plan.buffers or buffer.startswith(("saved", "statistic")):
                 kind = number
@@ -111,7 +113,7 @@ def kernel_specs(plan: Plan, dtype: str, path: str | Path, vectors: str = "fp32"
                 num_warps=launch.warps,
                 num_stages=launch.stages,
                 elements=live_elements(launch),
-                options={"launch_cooperative_grid": True} if getattr(launch, "cooperative", False) else None,
+                options={"launch_cooperative_grid": True} if launch.cooperative else None,
             )
         )
     return specs

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -19,6 +16,7 @@ from evonas.kernels.lowering import plans
 from evonas.kernels.module_text import module_text
 from evonas.kernels.plan import Plan
 from evonas.kernels.programs import LayerSpec
+from evonas.kernels.source_files import write_source
 from evonas.kernels.tiling import LIMITS, Limits
 from torch import Tensor
 
@@ -28,37 +26,6 @@ from evonas.errors import EnvironmentUnusable
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, on the CPU (``TRITON_INTERPRET=1``)."""
     return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def source_folder() -> Path:
-    """Where generated files live: ``$EVONAS_KERNEL_DIR``, by default ``~/.cache/evonas/kernels``."""
-    named = os.environ.get("EVONAS_KERNEL_DIR")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evonas" / "kernels"
-
-
-def write_source(text: str) -> Path:
-    """The file with that text, written once; its name is a digest of it.
-
-    Raises:
-        EnvironmentUnusable: the folder cannot be written.
-    """
-    path = source_folder() / f"layer_{hashlib.blake2b(text.encode(), digest_size=10).hexdigest()}.py"
-    if path.exists():
-        return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(part, path)
-    except OSError as error:
-        raise EnvironmentUnusable(
-            f"cannot write kernels to {path.parent}: {error.strerror}",
-            hint="set EVONAS_KERNEL_DIR to a folder that can be written",
-        ) from None
-    return path
 
 
 @lru_cache(maxsize=4096)

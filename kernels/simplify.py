@@ -62,11 +62,9 @@ def _sub(ir: IR, a: int, b: int) -> int | None:
 
 
 def _tanh(ir: IR, a: int) -> int | None:
-    """tanh(z) where a is 2 * sigmoid(2 * z) and 1 is taken off it."""
+    """tanh(u / 2) where a is 2 * sigmoid(u) and 1 is taken off it: near zero that loses all digits."""
     if ir[a].op == "mul" and ir.is_constant(ir[a].args[0], 2.0) and ir[ir[a].args[1]].op == "sigmoid":
-        inner = ir[ir[ir[a].args[1]].args[0]]
-        if inner.op == "mul" and ir.is_constant(inner.args[0], 2.0):
-            return ir.apply("tanh", inner.args[1])
+        return ir.apply("tanh", ir.apply("mul", ir.constant(0.5), ir[ir[a].args[1]].args[0]))
     return None
 
 

@@ -68,7 +68,9 @@ _WORDS = {
     "tanh": "The hyperbolic tangent.",
     "meet": "Wait until the counter has reached the target: then every member has stored its parts.",
 }
-MATHS = ("plain", "fast", "half")
+#: HIP has no fast logarithm in libdevice, and no PTX.
+_HIP = _FAST | {"log": "return tl.log2(a) * 0.6931471805599453"}
+MATHS = ("plain", "fast", "half", "hip")
 
 
 def operation(op: str, args: list[tuple[str, int]]) -> tuple[str, int]:
@@ -95,9 +97,10 @@ def called(op: str) -> str | None:
 def helper_text(names: set[str], maths: str) -> str:
     """Definitions of those helpers, with imports if they need some.
 
-    maths: "plain" for the interpreter; "fast"; "half" when all tensors are bfloat16 and the target is CUDA.
+    maths: "plain" for the interpreter; "fast"; "half" when all tensors are bfloat16 and the target is CUDA;
+    "hip" for AMD.
     """
-    table = {"plain": _PLAIN, "fast": _FAST, "half": _HALF}[maths]
+    table = {"plain": _PLAIN, "fast": _FAST, "half": _HALF, "hip": _HIP}[maths]
     wanted = set(names)
     if maths == "half" and "sigmoid" in wanted:
         wanted.add("tanh")

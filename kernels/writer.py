@@ -265,7 +265,8 @@ class Writer:
         if not self.tile_axes(value.over):  # axes of size one
             self.line(f"{name} = {self.get(value.args[0])[0] if value.op == 'mean' else '0.0'}")
         elif value.op == "mean":
-            self.line(f"{name} = {self.divided(self.total(value.args[0], value.over), value.over)}")
+            total = self.total(value.args[0], value.over)
+            self.line(f"{name} = {self.divided(total, value.over, exact=self.of_input(i))}")
         else:
             text, _precedence = operation("sub", [self.get(a) for a in value.args])
             away = self.fresh("away")
@@ -275,9 +276,17 @@ class Writer:
             self.line(f"{name} = {total} * {self.inverse(value.over)}")
         self.name(i, name)
 
-    def divided(self, total: str, axes: Iterable[str]) -> str:
-        """A sum over the number of elements along the axes, rounded once: a rounded reciprocal would be off by more
-        than the spread of values that lie close together."""
+    def of_input(self, i: int) -> bool:
+        """Whether a value is one of the forward pass: the mean of a gradient is never subtracted from its numbers."""
+        return all(
+            self.ir[j].op != "leaf" or self.ir[j].name != "dy" for j in self.ir.reachable([i], self.known)
+        )
+
+    def divided(self, total: str, axes: Iterable[str], *, exact: bool) -> str:
+        """A sum over the number of elements along the axes. Rounded once if exact: a rounded reciprocal would be
+        off by more than the spread of values that lie far from zero and close together."""
+        if not exact:
+            return f"{total} * {self.inverse(axes)}"
         return f"tl.div_rn({total}, {self.number('count_' + ''.join(a for a in self.tiling.axes if a in set(axes)))})"
 
     def inverse(self, axes: Iterable[str]) -> str:

@@ -60,7 +60,7 @@ for spec, shape, groups in layers:
     for one in layer_specs(spec, shape, groups, dtype=dtype, target=name, folder=Path(folder)):
         executable = Executable(one.plan, f"{spec.formula}, {one.which}.", maths_on(dtype, name))
         made = {
-            n: torch.empty(b.shape, dtype=torch.int32 if getattr(b, "integer", False) else torch.float32)
+            n: torch.empty(b.shape, dtype=torch.int32 if b.integer else torch.float32)
             for n, b in one.plan.buffers.items()
         }
         for launch, function, compiled in zip(one.plan.launches, executable._functions, one.specs):
@@ -72,7 +72,7 @@ for spec, shape, groups in layers:
             launched = function.run(
                 *tensors, *launch.numbers.values(), *launch.blocks.values(),
                 grid=(launch.programs,), warmup=True, num_warps=launch.warps, num_stages=launch.stages,
-                **({"launch_cooperative_grid": True} if getattr(launch, "cooperative", False) else {}),
+                **({"launch_cooperative_grid": True} if launch.cooperative else {}),
             )
             found.append([spec.formula, one.which, launch.kernel.name, report.hash == launched.hash])
 print(json.dumps(found))
