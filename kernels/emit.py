@@ -162,7 +162,7 @@ class Kernel:
         for i in needed:
             if not fixed[i] and not out.find(i) and i not in known:
                 wanted += [a for a in ir[i].args if fixed[a]]
-        out.define([i for i in dict.fromkeys(wanted) if ir[i].op != "const"])
+        out.define(list(dict.fromkeys(wanted)))
 
     # results
 
@@ -428,7 +428,8 @@ def sweep(kernel: Kernel, reductions: Sequence[int], limits: tuple[str, str] | N
         if partial:
             done = out.fresh("mean")
             share = _share(kernel, ir[i].over, limits)
-            out.line(f"{done} = tl.div_rn({text}, {share})")
+            out.helpers.add("quotient")
+            out.line(f"{done} = quotient({text}, {share})")
             kernel.found[i] = (done,)  # type: ignore[attr-defined]
         else:
             done = out.fresh("mean_" + "".join(a for a in tiling.axes if a in ir[i].over))
@@ -471,7 +472,8 @@ def _merge_block(kernel: Kernel, i: int, state: tuple[str, ...]) -> None:
     here, centre, change, both = (out.fresh(n) for n in ("here", "centre", "change", "both"))
     out.line(f"{here} = {' * '.join(parts)}")
     if out.tile_axes(value.over):
-        out.line(f"{centre} = tl.div_rn({out.total(a, value.over)}, {here})")
+        out.helpers.add("quotient")
+        out.line(f"{centre} = quotient({out.total(a, value.over)}, {here})")
         text = f"{out.get(a)[0]} - {centre}"
         mask = out.mask(value.over)
         away = out.fresh("away")

@@ -28,6 +28,8 @@ from evonas.kernels.tiling import (
 
 from evonas.errors import UsageError
 
+#: Operations of full rank from which on a thread holds half as many elements, or registers spill.
+HEAVY = 18
 #: CUDA's limit on the programs of a one-dimensional grid.
 MOST_PROGRAMS = 2**31 - 1
 
@@ -248,6 +250,8 @@ class _Planner:
 
     def _apply(self, work: Work, tiling: Tiling) -> None:
         work = replace(work, known=dict(self.known))
+        if self.backward and self._full_rank(work) >= HEAVY:
+            tiling = replace(tiling, warps=min(32, 2 * tiling.warps))
         name = "backward" if self.backward else "forward"
         kernel = apply_kernel(name, _describe(tiling), work, tiling)
         for store in work.statistics:
@@ -267,6 +271,12 @@ class _Planner:
             self.buffers["exchange"] = Buffer((2, teams, kernel.slots, tiling.members))
             self.buffers["counters"] = Buffer((teams,), zeroed=True, integer=True)
         self._launch(kernel, {"partial": "rows"}, tiling, {"rows": rows, "slots": kernel.slots})
+
+    def _full_rank(self, work: Work) -> int:
+        """Operations on whole tensors that are left: a measure of how many registers a thread needs."""
+        rank = len(self.axes)
+        needed = self.ir.reachable(work.roots, self.known)
+        return sum(len(self.ir[i].varies) == rank and i not in self.known for i in needed)
 
     def _launch(
         self, kernel: KernelText, rename: Mapping[str, str], tiling: Tiling, more: Mapping[str, int]

@@ -43,7 +43,8 @@ def exchange(kernel: Kernel, reductions: Sequence[int]) -> int:
         parts.append((i, used))
         here, mine = out.fresh("here"), out.fresh("mine")
         out.line(f"{here} = {_count(kernel, value)}")
-        out.line(f"{mine} = tl.div_rn({out.total(value.args[0], value.over)}, {here})")
+        out.helpers.add("quotient")
+        out.line(f"{mine} = quotient({out.total(value.args[0], value.over)}, {here})")
         out.line(f"tl.store({place} + {used} * {members} + member, {mine})")
         used += 1
         if value.op == "var":

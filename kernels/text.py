@@ -19,7 +19,12 @@ _CALLS = {
     "tanh": "tanh",
 }  # fmt: skip
 #: Functions that are defined at the top of a generated file when it calls them.
-HELPERS = ("exp", "log", "reciprocal", "divide", "sigmoid", "tanh", "meet")
+HELPERS = ("exp", "log", "reciprocal", "divide", "sigmoid", "tanh", "quotient", "meet")
+# Division as in hardware, but without its subroutine for exotic arguments: it would cost a stack frame.
+_QUOTIENT = """\
+inverse = 1.0 / b
+    q = a * inverse
+    return tl.where(tl.abs(q) < 1e38, q + tl.fma(-q, b, a) * inverse, q)"""
 _MEET = """\
 tl.debug_barrier()
     tl.atomic_add(counter, 1, sem="release")
@@ -41,6 +46,7 @@ _PLAIN = {
     "divide": "return a / b",
     "sigmoid": "return 1.0 / (1.0 + tl.exp(-a))",
     "tanh": _TANH.format("2.0 / (1.0 + tl.exp(2.0 * a))"),
+    "quotient": _QUOTIENT,
     "meet": _MEET,
 }
 _FAST = {
@@ -50,6 +56,7 @@ _FAST = {
     "divide": "return libdevice.fast_dividef(a, b)",
     "sigmoid": "return libdevice.fast_dividef(1.0, 1.0 + tl.exp2(a * -1.4426950408889634))",
     "tanh": _TANH.format("libdevice.fast_dividef(2.0, 1.0 + tl.exp2(a * 2.8853900817779268))"),
+    "quotient": _QUOTIENT,
     "meet": _MEET,
 }
 _TANH_PTX = (
@@ -66,6 +73,7 @@ _WORDS = {
     "divide": "a / b",
     "sigmoid": "1 / (1 + exp(-a))",
     "tanh": "The hyperbolic tangent.",
+    "quotient": "a / b, rounded once, for a count b.",
     "meet": "Wait until the counter has reached the target: then every member has stored its parts.",
 }
 #: HIP has no fast logarithm in libdevice, and no PTX.
@@ -107,7 +115,7 @@ def helper_text(names: set[str], maths: str) -> str:
     parts = []
     for name in ("tanh", *[n for n in HELPERS if n != "tanh"]):
         if name in wanted:
-            args = {"divide": "a, b", "meet": "counter, target"}.get(name, "a")
+            args = {"divide": "a, b", "quotient": "a, b", "meet": "counter, target"}.get(name, "a")
             parts.append(
                 f"@triton.jit\ndef {name}({args}):\n"
                 f'    """{_WORDS[name].rstrip(".")}."""\n    {table[name]}\n'

@@ -287,7 +287,8 @@ class Writer:
         off by more than the spread of values that lie far from zero and close together."""
         if not exact:
             return f"{total} * {self.inverse(axes)}"
-        return f"tl.div_rn({total}, {self.number('count_' + ''.join(a for a in self.tiling.axes if a in set(axes)))})"
+        self.helpers.add("quotient")
+        return f"quotient({total}, {self.number('count_' + ''.join(a for a in self.tiling.axes if a in set(axes)))})"
 
     def inverse(self, axes: Iterable[str]) -> str:
         """One over the number of elements along the axes, a float32 argument."""
