@@ -112,7 +112,7 @@ class Kernel:
             out.place(a, None)
         if tiling.team:
             start = f"{tiling.team}0"
-            out.line(f"{start} = member * BLOCK_{tiling.team.upper()}")
+            out.line(f"{start} = member * {out.block(tiling.team)}")
             out.place(tiling.team, start)
 
     @property

@@ -91,11 +91,15 @@ def scheduled_with(limits: Limits) -> Iterator[None]:
 
 
 def limits_for(device: torch.device) -> Limits:
-    """What kernels on a device are scheduled with: its own number of processors."""
+    """What kernels on a device are scheduled with: its own number of processors.
+
+    ``EVONAS_KERNEL_COOPERATIVE=1`` allows kernels whose programs wait for one another.
+    """
     chosen = _chosen.get()
     if chosen is not None or device.type != "cuda":
         return chosen or LIMITS
-    return replace(LIMITS, processors=_processors(device.index))
+    together = os.environ.get("EVONAS_KERNEL_COOPERATIVE") == "1"
+    return replace(LIMITS, processors=_processors(device.index), cooperative=together)
 
 
 @lru_cache(maxsize=64)

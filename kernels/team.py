@@ -19,7 +19,7 @@ def prologue(kernel: Kernel) -> None:
     """What every exchange needs, before any loop."""
     out, tiling = kernel.out, kernel.tiling
     assert tiling.team is not None
-    size, block = out.size(tiling.team), f"BLOCK_{tiling.team.upper()}"
+    size, block = out.size(tiling.team), out.block(tiling.team)
     out.line("s = tl.arange(0, BLOCK_MEMBERS)")
     share = f"tl.minimum({size} - s * {block}, {block})"
     out.line(f"weight_s = tl.where(s < {out.number('members')}, {share} * 1.0 / {size}, 0.0)")
@@ -84,9 +84,9 @@ def _count(kernel: Kernel, value: Value) -> str:
         if a != tiling.team:
             factors.append(out.size(a))
         elif a in tiling.exact:
-            factors.append(f"BLOCK_{a.upper()}")
+            factors.append(out.block(a))
         else:
-            factors.append(f"tl.minimum(BLOCK_{a.upper()}, {out.size(a)} - {a}0)")
+            factors.append(f"tl.minimum({out.block(a)}, {out.size(a)} - {a}0)")
     return " * ".join(factors)
 
 

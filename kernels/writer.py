@@ -95,6 +95,10 @@ class Writer:
     def size(self, axis: str) -> str:
         return self.number(axis.upper())
 
+    def block(self, axis: str) -> str:
+        """Elements of an axis in one tile."""
+        return f"BLOCK_{axis.upper()}" if axis in self.tiling.tile else "1"
+
     def name(self, i: int, text: str, precedence: int = ATOM) -> None:
         """From here on, to the end of the scope, the value is this text."""
         self._scopes[-1][i] = (text, precedence)
