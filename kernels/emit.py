@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from evonas.kernels import team
+from evonas.kernels import sweeps, team
 from evonas.kernels.ir import IR, REDUCTIONS, Axes
 from evonas.kernels.programs import Total
 from evonas.kernels.tiling import Tiling
@@ -72,6 +72,8 @@ class Kernel:
         self.out = Writer(work.ir, tiling, work.known, summed=work.summed)
         self.sums: list[tuple[Total, int, str, Axes, bool]] = []
         self.slots = 0
+        #: partial reductions -> the variables that hold their parts
+        self.found: dict[int, tuple[str, ...]] = {}
 
     # frame
 
@@ -290,7 +292,7 @@ class _Apply(Kernel):
             self.sweeps()
         else:
             if tiling.team:
-                level = sweep_levels(self.ir, roots, out.known, {tiling.team})
+                level = sweeps.sweep_levels(self.ir, roots, out.known, {tiling.team})
                 for n in range(1, max(level.values(), default=0) + 1):
                     used = team.exchange(self, [i for i, at in level.items() if at == n])
                     self.slots = max(self.slots, used)
@@ -304,9 +306,9 @@ class _Apply(Kernel):
 
     def sweeps(self) -> None:
         out, tiling, swept = self.out, self.tiling, set(self.tiling.swept)
-        level = sweep_levels(self.ir, self.roots, out.known, swept)
+        level = sweeps.sweep_levels(self.ir, self.roots, out.known, swept)
         for n in range(1, max(level.values(), default=0) + 1):
-            sweep(self, [i for i, at in level.items() if at == n])
+            sweeps.sweep(self, [i for i, at in level.items() if at == n])
         self.hoist(self.roots, swept)
         self.store_statistics(False)
         inner = [
@@ -318,7 +320,7 @@ class _Apply(Kernel):
         ]
         if not inner:
             return
-        open_sweep(self, inner)
+        sweeps.open_sweep(self, inner)
         out.define(inner)
         self.store_tensors()
         self.store_statistics(True)
@@ -340,7 +342,7 @@ class _Partial(Kernel):
         self.frame()
         values = [s.value for s in self.work.statistics]
         first, last = self.limits(self.tiling.swept[0], "split_steps", "split")
-        sweep(self, values, (first, last))
+        sweeps.sweep(self, values, (first, last))
         out = self.out
         slot = 0
         for i in values:
@@ -352,140 +354,6 @@ class _Partial(Kernel):
                 row = f"split * {out.number('slots')} + {slot}" if slot else f"split * {out.number('slots')}"
                 out.store_text("partial", name, kept, value.varies, f" + ({row}) * ({width})")
                 slot += 1
-
-
-def sweep_levels(ir: IR, roots: Sequence[int], known: Iterable[int], swept: set[str]) -> dict[int, int]:
-    """Reductions that need a sweep -> number of the sweep that finds them, from 1."""
-    stops = frozenset(known)
-    depth: dict[int, int] = {}
-    found: dict[int, int] = {}
-    for i in ir.reachable(roots, stops):
-        value = ir[i]
-        if i in stops:
-            depth[i] = 0
-            continue
-        args = value.args[:1] if value.op == "var" else value.args
-        depth[i] = max((depth[a] for a in args), default=0)
-        if value.op in REDUCTIONS and value.over & swept:
-            depth[i] += 1
-            found[i] = depth[i]
-    return found
-
-
-def open_sweep(kernel: Kernel, targets: Sequence[int], limits: tuple[str, str] | None = None) -> None:
-    """Open one loop per swept axis, defining on the way in what does not depend on the inner ones."""
-    swept = list(kernel.tiling.swept)
-    for n, a in enumerate(swept):
-        kernel.hoist(targets, set(swept[n:]))
-        first, last = limits if limits and n == 0 else ("0", kernel.out.size(a))
-        kernel.open_loop(a, first, last)
-
-
-def sweep(kernel: Kernel, reductions: Sequence[int], limits: tuple[str, str] | None = None) -> None:
-    """One sweep over the domain that finds reductions of one level.
-
-    Means are summed lane by lane; variances (with their means) block by block, each block in two passes, blocks
-    merged by the formula of Chan, Golub and LeVeque (1983). With limits, results stay partial: the mean, and for a
-    variance the sum of squared deviations after it.
-    """
-    out, ir, tiling = kernel.out, kernel.ir, kernel.tiling
-    variances = {ir[i].args[1]: i for i in reductions if ir[i].op == "var"}
-    means = [i for i in reductions if ir[i].op == "mean" and i not in variances]
-    swept = set(tiling.swept)
-    partial = limits is not None
-    state: dict[int, tuple[str, ...]] = {}
-    for i in means:
-        name = out.fresh("sum_" + "".join(a for a in tiling.axes if a in ir[i].over))
-        out.line(f"{name} = {out.zeros(ir[ir[i].args[0]].varies)}")
-        state[i] = (name,)
-    for i in variances.values():
-        label = "".join(a for a in tiling.axes if a in ir[i].over)
-        names = (out.fresh(f"mean_{label}"), out.fresh(f"squares_{label}"), out.fresh(f"count_{label}"))
-        for name in names[:2]:
-            out.line(f"{name} = {out.zeros(ir[i].varies)}")
-        out.line(f"{names[2]} = 0.0")
-        state[i] = names
-    arguments = list(dict.fromkeys(ir[i].args[0] for i in [*means, *variances.values()]))
-    open_sweep(kernel, arguments, limits)
-    out.define(arguments)
-    for i in means:
-        a = ir[i].args[0]
-        axes = out.tile_axes(ir[i].over)
-        mask, text = out.mask(axes), out.get(a)[0]
-        if mask and not (out.vanishes(a) and set(axes) <= ir[a].varies):
-            text = f"tl.where({mask}, {text}, 0.0)"
-        out.line(f"{state[i][0]} += {text}")
-    for i in variances.values():
-        _merge_block(kernel, i, state[i])
-    for _ in swept:
-        out.close()
-    kernel.found = {}  # type: ignore[attr-defined]
-    for i in means:
-        name = state[i][0]
-        text = out.sum_text(name, ir[ir[i].args[0]].varies, ir[i].over)
-        if not out.tile_axes(ir[i].over):
-            text = name
-        if partial:
-            done = out.fresh("mean")
-            share = _share(kernel, ir[i].over, limits)
-            out.helpers.add("quotient")
-            out.line(f"{done} = quotient({text}, {share})")
-            kernel.found[i] = (done,)  # type: ignore[attr-defined]
-        else:
-            done = out.fresh("mean_" + "".join(a for a in tiling.axes if a in ir[i].over))
-            out.line(f"{done} = {out.divided(text, ir[i].over, exact=out.of_input(i))}")
-            out.name(i, done)
-    for mean, i in variances.items():
-        centre, squares, _ = state[i]
-        if partial:
-            kernel.found[i] = (centre, squares)  # type: ignore[attr-defined]
-            continue
-        out.name(mean, centre)
-        done = out.fresh("var_" + "".join(a for a in tiling.axes if a in ir[i].over))
-        out.line(f"{done} = {squares} * {out.inverse(ir[i].over)}")
-        out.name(i, done)
-
-
-def _share(kernel: Kernel, over: Axes, limits: tuple[str, str] | None) -> str:
-    """Elements of this program's part of a reduction."""
-    assert limits is not None
-    outer = kernel.tiling.swept[0]
-    rest = [kernel.out.size(a) for a in kernel.tiling.axes if a in over and a != outer]
-    return " * ".join(["1.0", f"({limits[1]} - {limits[0]})", *rest])
-
-
-def _merge_block(kernel: Kernel, i: int, state: tuple[str, ...]) -> None:
-    """Mean and squared deviations of one block, merged into those of the blocks before it."""
-    out, ir, tiling = kernel.out, kernel.ir, kernel.tiling
-    value = ir[i]
-    mean, squares, count = state
-    a = value.args[0]
-    parts = ["1.0"]
-    for axis in (b for b in tiling.axes if b in value.over):
-        if axis in tiling.resident:
-            parts.append(out.size(axis))
-        elif tiling.block(axis) > 1:
-            block = f"BLOCK_{axis.upper()}"
-            parts.append(
-                block if axis in tiling.exact else f"tl.minimum({block}, {out.size(axis)} - {axis}0)"
-            )
-    here, centre, change, both = (out.fresh(n) for n in ("here", "centre", "change", "both"))
-    out.line(f"{here} = {' * '.join(parts)}")
-    if out.tile_axes(value.over):
-        out.helpers.add("quotient")
-        out.line(f"{centre} = quotient({out.total(a, value.over)}, {here})")
-        text = f"{out.get(a)[0]} - {centre}"
-        mask = out.mask(value.over)
-        away = out.fresh("away")
-        out.line(f"{away} = " + (f"tl.where({mask}, {text}, 0.0)" if mask else text))
-        out.line(f"{squares} += {out.sum_text(f'{away} * {away}', ir[a].varies, value.over)}")
-    else:
-        out.line(f"{centre} = {out.get(a)[0]}")
-    out.line(f"{change} = {centre} - {mean}")
-    out.line(f"{both} = {count} + {here}")
-    out.line(f"{mean} += {change} * ({here} / {both})")
-    out.line(f"{squares} += {change} * {change} * ({count} * {here} / {both})")
-    out.line(f"{count} = {both}")
 
 
 def apply_kernel(name: str, about: str, work: Work, tiling: Tiling) -> KernelText:

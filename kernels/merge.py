@@ -16,7 +16,7 @@ def merge_kernel(name: str, ops: Sequence[str]) -> KernelText:
     when they are far from zero and close together.
     """
     pointers = ("partial", *[f"out{n}" for n in range(len(ops))])
-    numbers = ("instances", "inverse_length", "length", "share", "splits")
+    numbers: tuple[str, ...] = ("instances", "inverse_length", "length", "share", "splits")
     lines = [
         "i = tl.program_id(0) * BLOCK_I + tl.arange(0, BLOCK_I)[None, :]",
         "s = tl.arange(0, BLOCK_S)[:, None]",

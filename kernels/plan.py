@@ -7,7 +7,7 @@ merged by a second small one; what is left is planned again with those statistic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -150,9 +150,9 @@ class _Planner:
                 return Plan(tuple(self.launches), self.buffers, self.vectors, self.sizes)
             self._peel(work)
 
-    def _domain(self, roots: Sequence[int] | object) -> Axes:
+    def _domain(self, roots: Iterable[int]) -> Axes:
         found: Axes = frozenset()
-        for i in self.ir.reductions(list(roots), self.known):  # type: ignore[call-overload]
+        for i in self.ir.reductions(list(roots), self.known):
             found |= self.ir[i].over
         return found
 

@@ -67,12 +67,12 @@ class Writer:
         self.line(header)
         self.depth += 1
         for stack in (self._scopes, self._masks, self._offsets):
-            stack.append({})  # type: ignore[attr-defined]
+            stack.append({})
 
     def close(self) -> None:
         self.depth -= 1
         for stack in (self._scopes, self._masks, self._offsets):
-            stack.pop()  # type: ignore[attr-defined]
+            stack.pop()
 
     def fresh(self, base: str) -> str:
         """A variable name that is not taken."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 
 import numpy as np
 
-from evonas.errors import EnvironmentUnusable
+from evonas.errors import EnvironmentUnusable, UsageError
 from evonas.primitives import Primitive
 from evonas.testing._subject import Subject, difference
 
@@ -25,7 +24,8 @@ def triton_violations(primitive: Primitive) -> list[str]:
     """
     import torch
 
-    from evonas.kernels.elementwise import compile_elementwise
+    from evonas.kernels.operator import encode, layer_forward
+    from evonas.kernels.programs import LayerSpec
 
     if primitive.triton is None or primitive.kind != "elementwise":
         return []
@@ -39,17 +39,22 @@ def triton_violations(primitive: Primitive) -> list[str]:
     subject = Subject(primitive)
     names = ("x", "v1")[: primitive.arity]
     found = []
-    with tempfile.TemporaryDirectory() as folder:
-        run = compile_elementwise(subject.graph(names), folder)
-        for args in (subject.arguments(), *subject.singular()):
-            tensors = [torch.from_numpy(a.astype(np.float32)) for a in args]
-            wanted = subject.torch(*tensors)
-            given = dict(zip(names, [t.contiguous().to(device) for t in tensors], strict=True))
-            got = run(**given).cpu()
-            apart = difference(got.numpy(), wanted.numpy())
-            if not apart <= _TOLERANCE:
-                found.append(
-                    f"triton={primitive.triton!r} differs by {apart:.1e} from the eager function in float32, "
-                    f"needed is at most {_TOLERANCE:.0e}"
-                )
+    # arguments beyond the first are given as the vector of a layer with one pixel
+    spec = LayerSpec(str(subject.graph(names)), affine=False)
+    for args in (subject.arguments(), *subject.singular()):
+        tensors = [torch.from_numpy(a.astype(np.float32)) for a in args]
+        wanted = subject.torch(*tensors)
+        shape = tensors[0].shape
+        flat = [t.broadcast_to(shape).reshape(-1).to(device) for t in tensors]
+        try:
+            y = layer_forward(flat[0].view(1, -1, 1, 1), None, flat[1:], [], encode(spec), 1)[0]
+        except UsageError as error:
+            return [error.message]
+        got = y.reshape(shape).cpu()
+        apart = difference(got.numpy(), wanted.numpy())
+        if not apart <= _TOLERANCE:
+            found.append(
+                f"triton={primitive.triton!r} differs by {apart:.1e} from the eager function in float32, "
+                f"needed is at most {_TOLERANCE:.0e}"
+            )
     return found
