@@ -30,6 +30,8 @@ from evonas.errors import UsageError
 
 #: Operations of full rank from which on a thread holds half as many elements, or registers spill.
 HEAVY = 18
+#: Strides and positions are 32-bit integers; offsets of whole tensors have 64 bits.
+LARGEST = 2**31
 #: CUDA's limit on the programs of a one-dimensional grid.
 MOST_PROGRAMS = 2**31 - 1
 
@@ -99,11 +101,19 @@ def plan(
     known: values that are given in buffers, by name: the statistics that the forward pass saved.
 
     Raises:
-        UsageError: an empty tensor, or more programs than a grid can have.
+        UsageError: an empty tensor, one whose axes or strides do not fit 32 bits, or more programs than a grid can
+        have.
     """
     if any(n < 1 for n in sizes.values()):
         raise UsageError(
             f"a tensor with axes {dict(sizes)} is empty", hint="kernels need at least one element"
+        )
+    inner = prod(sizes[a] for a in program.axes.names[1:])
+    if max(inner, *sizes.values()) >= LARGEST:
+        raise UsageError(
+            f"a tensor with axes {dict(sizes)} is too large: kernels address {LARGEST - 1} positions along an axis, and "
+            f"as many elements below the outermost one",
+            hint="use backend='eager'",
         )
     return _Planner(program, sizes, backward, summed, known or {}, limits).run()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from evonas.kernels.ir import IR, REDUCTIONS, Axes
 from evonas.kernels.text import ATOM, UNARY, called, operation
@@ -152,6 +153,10 @@ class Writer:
         ordered = [a for a in self.tiling.axes if a in axes]
         start, local = [], []
         whole = len(ordered) == len(self.tiling.axes)
+        sizes = self.tiling.sizes
+        strides = {a: prod(sizes[b] for b in ordered[n + 1 :]) for n, a in enumerate(ordered)}
+        # offsets within a tile are 32 bits wide unless the tile spans more
+        far = sum((self.tiling.block(a) - 1) * strides[a] for a in ordered) >= 2**31
         for n, a in enumerate(ordered):
             factors = [self.size(b) for b in ordered[n + 1 :]]
             stride = (
@@ -162,7 +167,9 @@ class Writer:
                 wide = f"tl.cast({where.start}, tl.int64)" if whole and stride else where.start
                 start.append(wide + stride)
             if where.local:
-                local.append(where.local + stride)
+                local.append(
+                    (f"tl.cast({where.local}, tl.int64)" if far and stride else where.local) + stride
+                )
         return " + ".join(start), " + ".join(local)
 
     def at(self, name: str, axes: Axes) -> str:

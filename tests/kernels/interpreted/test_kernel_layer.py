@@ -1,0 +1,202 @@
+"""``backend="triton"`` as a module: like the eager layer in everything that a user can see."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+
+import pytest
+import torch
+from evonas.kernels.operator import decode
+from torch import Tensor
+
+import evonas
+from evonas.errors import UsageError
+from evonas.layers.module import GraphLayer
+
+CASES = [
+    ("evonorm_s0", "nchw", (2, 8, 5, 6)),
+    ("evonorm_b0", "nchw", (3, 8, 5, 6)),
+    ("bn_relu", "nchw", (3, 8, 5, 6)),
+    ("x - mean[b](x)", "nchw", (3, 4, 2, 2)),
+    ("dyt", "btc", (2, 5, 8)),
+    ("x / rms[c](x)", "btc", (2, 5, 8)),
+]
+
+
+def pair(name: str, layout: str, shape: tuple[int, ...], **options: object) -> tuple[GraphLayer, GraphLayer]:
+    """An eager and a Triton module with the same random parameters."""
+    channels = shape[1] if layout == "nchw" else shape[2]
+    layer = evonas.layer(name)
+    eager = layer.module(channels, layout=layout, backend="eager", groups=4, **options)
+    fused = layer.module(channels, layout=layout, backend="triton", groups=4, **options)
+    with torch.no_grad():
+        for p in eager.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    fused.load_state_dict(eager.state_dict())
+    return eager, fused
+
+
+def close(found: Tensor | None, wanted: Tensor | None, dtype: torch.dtype) -> bool:
+    assert found is not None
+    assert wanted is not None
+    allowed = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}[dtype]
+    return bool((found.float() - wanted.float()).abs().max() <= allowed * (1 + wanted.float().abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("name", "layout", "shape"), CASES)
+def test_like_the_eager_layer(
+    name: str, layout: str, shape: tuple[int, ...], form: torch.memory_format, dtype: torch.dtype
+) -> None:
+    if form == torch.channels_last and layout == "btc":
+        return
+    torch.manual_seed(0)
+    eager, fused = pair(name, layout, shape)
+    x = torch.randn(shape).to(dtype).contiguous(memory_format=form)
+    dy = torch.randn(shape).to(dtype)
+    for training in (True, False):
+        inputs = []
+        for module in (eager.train(training), fused.train(training)):
+            module.zero_grad()
+            inputs.append(x.clone(memory_format=torch.preserve_format).requires_grad_())
+            y = module(inputs[-1])
+            assert y.is_contiguous(memory_format=form)
+            assert y.dtype == dtype
+            y.backward(dy)
+        assert close(fused(x), eager(x), dtype)
+        assert close(inputs[1].grad, inputs[0].grad, dtype)
+        for p, q in zip(fused.parameters(), eager.parameters(), strict=True):
+            assert p.grad is not None
+            assert p.grad.dtype == p.dtype
+            assert close(p.grad / x.numel() ** 0.5, q.grad / x.numel() ** 0.5, dtype)
+        for p, q in zip(fused.buffers(), eager.buffers(), strict=True):
+            assert torch.allclose(p, q, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "layout", "shape"), CASES)
+def test_a_residual_is_added_before_and_returned(name: str, layout: str, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(1)
+    eager, fused = pair(name, layout, shape)
+    x, r = torch.randn(shape), torch.randn(shape)
+    grads = []
+    for module in (eager, fused):
+        a, b = x.clone().requires_grad_(), r.clone().requires_grad_()
+        y, total = module(a, b)
+        assert torch.equal(total, x + r)
+        (y.square().sum() + total.sin().sum()).backward()
+        grads.append((y.detach(), a.grad, b.grad))
+    for found, wanted in zip(grads[1], grads[0], strict=True):
+        assert close(found, wanted, torch.float32)
+    with pytest.raises(UsageError, match="have to be alike"):
+        fused(x, r[..., :1])
+
+
+def test_the_operator_passes_pytorchs_own_checks() -> None:
+    _, fused = pair(*CASES[1])
+    spec = next(s for s in fused._specs.values() if decode(s).training and not decode(s).residual)  # type: ignore[attr-defined]
+    vectors = [getattr(fused, n) for n in decode(spec).vectors]
+    x = torch.randn(3, 8, 5, 6, requires_grad=True)
+    torch.library.opcheck(torch.ops.evonas.layer_forward.default, (x, None, vectors, [], spec, 4))
+
+
+def test_torch_compile_and_export_see_one_operator() -> None:
+    eager, fused = pair(*CASES[0])
+    x = torch.randn(2, 8, 5, 6, requires_grad=True)
+    compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
+    assert close(compiled(x), eager(x), torch.float32)
+    compiled(x).sum().backward()
+    assert x.grad is not None
+    program = torch.export.export(fused, (x.detach(),))
+    called = [n.target for n in program.graph.nodes if n.op == "call_function"]
+    assert torch.ops.evonas.layer_forward.default in called
+    assert close(program.module()(x.detach()), eager(x), torch.float32)
+
+
+def test_autocast_leaves_the_layer_alone() -> None:
+    eager, fused = pair(*CASES[0])
+    x = torch.randn(2, 8, 5, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = fused(x)
+        half = fused(x.bfloat16())
+    assert y.dtype == torch.float32
+    assert half.dtype == torch.bfloat16
+    assert close(y, eager(x), torch.float32)
+
+
+def test_copies_and_state() -> None:
+    eager, fused = pair(*CASES[1])
+    x = torch.randn(3, 8, 5, 6)
+    file = io.BytesIO()
+    torch.save(fused.state_dict(), file)
+    file.seek(0)
+    again = copy.deepcopy(fused)
+    again.load_state_dict(torch.load(file, weights_only=True))
+    assert list(again.state_dict()) == list(eager.state_dict())
+    assert torch.equal(again(x), fused(x))
+
+
+def test_equal_inputs_give_equal_bits() -> None:
+    _, fused = pair(*CASES[0])
+    results = []
+    for _ in range(2):
+        x = torch.randn(2, 8, 5, 6, generator=torch.Generator().manual_seed(3)).requires_grad_()
+        fused.zero_grad()
+        fused(x).square().sum().backward()
+        results.append([x.grad, *[p.grad for p in fused.parameters()]])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_ties_in_max_split_the_gradient() -> None:
+    layer = evonas.layer("max(x, 0)").module(4, backend="triton", affine=False)
+    x = torch.zeros(2, 4, 1, 3, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.full_like(x, 0.5))
+
+
+def test_any_memory_is_taken() -> None:
+    eager, fused = pair(*CASES[0])
+    wide = torch.randn(2, 16, 6, 5)
+    for x in (
+        wide[:, ::2].transpose(2, 3),
+        wide[:, 3:11].transpose(2, 3),
+        wide[:1, :8, :, :].expand(2, 8, 6, 5),
+    ):
+        assert not x.is_contiguous()
+        assert close(fused(x), eager(x), torch.float32)
+
+
+def test_input_without_kernels() -> None:
+    layer = evonas.layer("relu")
+    with pytest.raises(UsageError, match=r"(?s)no kernel for dtype torch.float64.*backend='auto'"):
+        layer.module(4, backend="triton")(torch.randn(1, 4, 2, 2, dtype=torch.float64))
+    with pytest.raises(UsageError, match=r"empty tensor of shape \(0, 4, 2, 2\)"):
+        layer.module(4, backend="triton")(torch.randn(0, 4, 2, 2))
+    auto = layer.module(4)
+    assert auto(torch.randn(1, 4, 2, 2, dtype=torch.float64)).dtype == torch.float64
+    assert auto(torch.randn(0, 4, 2, 2)).shape == (0, 4, 2, 2)
+
+
+def third_cube(xp: object, a: Tensor) -> Tensor:
+    """A third of the cube."""
+    return a * a * a / 3
+
+
+def test_a_layer_that_cannot_be_lowered() -> None:
+    plug_in = evonas.primitive(
+        "third_cube", gradient=lambda ops, g, y, a: (ops.mul(g, ops.square(a)),), source="this test"
+    )
+    plug_in(third_cube)
+    layer = evonas.layer("third_cube(x)")
+    with pytest.raises(UsageError, match=r"(?s)third_cube\(x\) cannot be lowered.*no Triton expression"):
+        layer.module(4, backend="triton")
+    with pytest.warns(UserWarning, match="eager reference"):
+        module = layer.module(4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once
+        layer.module(4)
+    x = torch.randn(1, 4, 2, 2)
+    assert torch.allclose(module(x), x**3 / 3)

@@ -1,0 +1,99 @@
+"""Plans of kernels for given sizes: schedules, errors, and what sources share. No torch, no triton."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from evonas.kernels.axes import dim_sizes, merge_axes
+from evonas.kernels.lowering import plans
+from evonas.kernels.module_text import module_text
+from evonas.kernels.plan import Plan
+from evonas.kernels.programs import LayerSpec
+from evonas.kernels.tiling import LIMITS
+
+from evonas.errors import FormulaError, UsageError
+from evonas.layers.zoo import ZOO
+
+LN = "(x - mean[c](x)) / std[c](x)"
+GROUP = ZOO["evonorm_s0"].formula
+BATCH = ZOO["bn_relu"].formula
+
+
+def names(plan: Plan) -> list[str]:
+    return [launch.kernel.name.rstrip("0123456789") for launch in plan.launches]
+
+
+def test_schedules() -> None:
+    both = plans(LayerSpec(GROUP), (128, 256, 32, 32), 32)
+    assert names(both.forward) == ["forward"]
+    assert both.forward.resident
+    assert both.backward.resident
+    assert both.backward.launches[0].tiling.loop == "b"
+    # a domain beyond a tile is swept by the one program that owns it, if there are programs enough
+    both = plans(LayerSpec(BATCH), (128, 256, 32, 32), 32)
+    assert both.forward.launches[0].tiling.swept == ("b",)
+    # otherwise shared and merged
+    both = plans(LayerSpec(BATCH), (128, 16, 32, 32), 16)
+    assert names(both.forward) == ["statistics", "merge", "forward"]
+    assert names(both.backward) == ["statistics", "merge", "backward"]
+    both = plans(LayerSpec(BATCH), (128, 16, 32, 32), 16, replace(LIMITS, cooperative=True))
+    assert names(both.forward) == ["forward"]
+    assert both.forward.launches[0].cooperative
+
+
+def test_one_source_serves_all_widths_of_a_class() -> None:
+    def text(*shape: int) -> str:
+        both = plans(LayerSpec(GROUP), shape, shape[1] // 8)
+        return module_text("", both.forward.launches, "fast") + module_text(
+            "", both.backward.launches, "fast"
+        )
+
+    assert text(128, 256, 32, 32) == text(64, 512, 32, 32) == text(9, 64, 16, 32)
+    tokens = {
+        module_text("", plans(LayerSpec(LN, "btc"), (8, 2048, c), 1).backward.launches, "fast")
+        for c in (4096, 8192)
+    }
+    assert len(tokens) == 1
+
+
+def test_axes_merge_where_nothing_tells_them_apart() -> None:
+    group, everything = frozenset({"k", "h", "w"}), frozenset({"g", "k"})
+    assert merge_axes("nchw", "contiguous", [group, everything]).names == ("b", "g", "k", "p")
+    assert merge_axes("nchw", "contiguous", [everything]).names == ("b", "c", "p")
+    assert merge_axes("nchw", "channels_last", [everything]).names == ("r", "c")
+    assert merge_axes("btc", "contiguous", [everything]).names == ("r", "c")
+    assert merge_axes("nchw", "contiguous", []).names == ("e",)
+    assert len(set(merge_axes("nchw", "contiguous", [group]).names)) == 2
+
+
+def test_what_is_saved_does_not_depend_on_the_schedule() -> None:
+    for name, entry in ZOO.items():
+        saved = {
+            plans(LayerSpec(entry.formula), shape, 4).saved for shape in ((2, 8, 4, 4), (256, 64, 64, 64))
+        }
+        assert len(saved) == 1, name
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape", "groups", "message"),
+    [
+        (LayerSpec(GROUP), (0, 8, 4, 4), 4, "is empty"),
+        (LayerSpec(GROUP), (2, 8, 4, 4), 3, "3 groups do not divide 8 channels"),
+        (LayerSpec(GROUP), (2, 8, 4), 4, "does not fit layout"),
+        (LayerSpec(GROUP), (1, 2, 2**16, 2**16), 1, "too large"),
+        (LayerSpec("max(x, 0)", affine=False), (2**13, 2**13, 2**9, 2), 1, "too large"),
+        (LayerSpec("x / rms[w,h](x)"), (2**16, 2**15, 64, 128), 1, "programs for a tensor"),
+        (LayerSpec(GROUP, memory="rows_last"), (2, 8, 4, 4), 4, "memory order"),
+    ],
+)
+def test_bad_input(spec: LayerSpec, shape: tuple[int, ...], groups: int, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        plans(spec, shape, groups, replace(LIMITS, fill=1))
+
+
+def test_an_axis_that_the_layout_lacks() -> None:
+    with pytest.raises(FormulaError, match="'w'"):
+        plans(LayerSpec("std[w,h](x)", "btc"), (2, 3, 4), 1)
+    with pytest.raises(UsageError):
+        dim_sizes("nhwc", (1, 2, 3, 4), 1)
