@@ -128,8 +128,7 @@ def _fused(
     from evonas.kernels.traffic import traffic
 
     spec = LayerSpec(formula, layout=layout)
-    # not through the cache of plans: a search asks once per formula, and a plan holds its kernels' text
-    made = plans.__wrapped__(spec, shape, groups)
+    made = plans(spec, shape, groups)
     programs = passes(spec, True)
     seconds = 0.0
     for plan, program in ((made.forward, programs.forward), (made.backward, programs.backward)):

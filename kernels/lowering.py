@@ -10,10 +10,16 @@ from evonas.kernels.plan import Plan, plan
 from evonas.kernels.programs import LayerSpec, Passes, build
 from evonas.kernels.tiling import LIMITS, Limits
 
+from evonas import primitives
+
+
+def passes(spec: LayerSpec, split_means: bool) -> Passes:
+    """The programs of a layer, built once for as long as no primitive is defined anew."""
+    return _passes(spec, split_means, primitives.registry.generation)
+
 
 @lru_cache(maxsize=1024)
-def passes(spec: LayerSpec, split_means: bool) -> Passes:
-    """The programs of a layer, built once."""
+def _passes(spec: LayerSpec, split_means: bool, generation: int) -> Passes:
     return build(spec, split_means=split_means)
 
 
@@ -27,7 +33,6 @@ class Plans:
     batch: tuple[str, ...]
 
 
-@lru_cache(maxsize=4096)
 def plans(spec: LayerSpec, shape: tuple[int, ...], groups: int, limits: Limits = LIMITS) -> Plans:
     """Kernels for both passes on tensors of that shape.
 
@@ -37,6 +42,11 @@ def plans(spec: LayerSpec, shape: tuple[int, ...], groups: int, limits: Limits =
     Raises:
         UsageError: see ``build``, ``dim_sizes`` and ``plan``.
     """
+    return _plans(spec, shape, groups, limits, primitives.registry.generation)
+
+
+@lru_cache(maxsize=4096)
+def _plans(spec: LayerSpec, shape: tuple[int, ...], groups: int, limits: Limits, generation: int) -> Plans:
     for split_means in (True, False):
         both = passes(spec, split_means)
         sizes = both.forward.axes.sizes(dim_sizes(spec.layout, shape, groups))

@@ -111,8 +111,8 @@ def plan(
     inner = prod(sizes[a] for a in program.axes.names[1:])
     if max(inner, *sizes.values()) >= LARGEST:
         raise UsageError(
-            f"a tensor with axes {dict(sizes)} is too large: kernels address {LARGEST - 1} positions along an axis, and "
-            f"as many elements below the outermost one",
+            f"a tensor with axes {dict(sizes)} is too large: kernels address {LARGEST - 1} positions along "
+            f"an axis, and as many elements below the outermost one",
             hint="use backend='eager'",
         )
     return _Planner(program, sizes, backward, summed, known or {}, limits).run()

@@ -20,6 +20,7 @@ from evonas.kernels.source_files import write_source
 from evonas.kernels.tiling import LIMITS, Limits
 from torch import Tensor
 
+from evonas import primitives
 from evonas.errors import EnvironmentUnusable
 
 
@@ -116,11 +117,23 @@ def maths_for(dtype: torch.dtype, device: torch.device) -> str:
     )
 
 
-@lru_cache(maxsize=4096)
 def executable(
     spec: LayerSpec, shape: tuple[int, ...], groups: int, backward: bool, maths: str, limits: Limits
 ) -> Executable:
     """The kernels of one pass for tensors of that shape."""
+    return _executable(spec, shape, groups, backward, maths, limits, primitives.registry.generation)
+
+
+@lru_cache(maxsize=4096)
+def _executable(
+    spec: LayerSpec,
+    shape: tuple[int, ...],
+    groups: int,
+    backward: bool,
+    maths: str,
+    limits: Limits,
+    generation: int,
+) -> Executable:
     both = plans(spec, shape, groups, limits)
     title = f"{spec.formula}, {'backward' if backward else 'forward'}."
     return Executable(both.backward if backward else both.forward, title, maths)

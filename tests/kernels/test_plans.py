@@ -11,7 +11,9 @@ from evonas.kernels.module_text import module_text
 from evonas.kernels.plan import Plan
 from evonas.kernels.programs import LayerSpec
 from evonas.kernels.tiling import LIMITS
+from evonas.primitives.registry import define as define_primitive
 
+from evonas import primitives
 from evonas.errors import FormulaError, UsageError
 from evonas.layers.zoo import ZOO
 
@@ -97,3 +99,23 @@ def test_an_axis_that_the_layout_lacks() -> None:
         plans(LayerSpec("std[w,h](x)", "btc"), (2, 3, 4), 1)
     with pytest.raises(UsageError):
         dim_sizes("nhwc", (1, 2, 3, 4), 1)
+
+
+def test_a_primitive_that_is_defined_anew_is_lowered_anew() -> None:
+    def define(expression: str) -> None:
+        define_primitive(
+            "twice_or_thrice", triton=expression, source="this test", gradient=lambda ops, g, y, a: (g,)
+        )(lambda xp, a: a)
+
+    def source() -> str:
+        launches = plans(LayerSpec("twice_or_thrice(x)"), (2, 4, 2, 2), 1).forward.launches
+        return module_text("", launches, "fast")
+
+    try:
+        define("{0} * 2.5")
+        assert "2.5" in source()
+        primitives.registry._REGISTRY.pop("twice_or_thrice", None)
+        define("{0} * 3.5")
+        assert "3.5" in source()
+    finally:
+        primitives.registry._REGISTRY.pop("twice_or_thrice", None)
