@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -95,16 +96,15 @@ class Kernel:
                 starts[a] = f"{a}0"
         if tiling.team:
             counted.append(("member", out.number("members")))
-        rest = "program"
-        if counted:
+        rest = "tl.program_id(0)"
+        if len(counted) > 1:
             out.line("program = tl.program_id(0)")
-        for n, (name, count) in enumerate(reversed(counted)):
-            last = n == len(counted) - 1
-            out.line(f"{name} = {rest if last else f'{rest} % {count}'}")
-            if not last:
-                out.line(f"program = program // {count}")
+            rest = "program"
+        for n, (name, count) in enumerate(reversed(counted), start=1):
+            out.line(f"{name} = {rest if n == len(counted) else f'{rest} % {count}'}")
+            rest = f"{rest} // {count}"
             if name == "member":
-                out.line("team = program")
+                out.line(f"team = {rest}")
         out.ranges()
         for a in tiling.spread:
             if starts.get(a) == f"{a}0":
@@ -374,9 +374,8 @@ def _text(name: str, about: str, kernel: _Apply | _Partial) -> KernelText:
         blocks = (*blocks, "BLOCK_MEMBERS")
     numbers = tuple(sorted(out.numbers, key=lambda n: (n.islower(), n)))
     arguments = [f"{p}_ptr" for p in out.pointers] + list(numbers) + [f"{b}: tl.constexpr" for b in blocks]
-    text = (
-        f'@triton.jit\ndef {name}({", ".join(arguments)}):\n    """{about}"""\n' + "\n".join(out.lines) + "\n"
-    )
+    listed = textwrap.fill(", ".join(arguments), 100, initial_indent="    ", subsequent_indent="    ")
+    text = f'@triton.jit\ndef {name}(\n{listed},\n):\n    """{about}"""\n' + "\n".join(out.lines) + "\n"
     return KernelText(
         name,
         text,

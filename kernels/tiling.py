@@ -247,7 +247,8 @@ def _finish(
     others = prod(count(a) for a in axes if a not in resident and a not in swept and a != loop)
     wanted = limits.processors * max(1, 16 // warps)
     if loop is not None:
-        steps = max(1, count(loop) * others // wanted)
+        # not one program more than run at once: a second wave of a few would cost as much as the first
+        steps = -(-count(loop) // max(1, wanted // others))
         chunks = -(-count(loop) // steps)
     if split:
         split_steps = max(1, count(swept[0]) * others // wanted, -(-count(swept[0]) // limits.splits))
