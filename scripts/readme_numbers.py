@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -221,6 +223,185 @@ def many_workers(root: Path) -> str | None:
         ["exit code", f"{report['exit_code']}"],
     ]
     return table(["", "measured"], rows)
+
+
+def _shape(row: Any) -> str:
+    return "x".join(str(n) for n in row["shape"])
+
+
+def _units(row: Any, whose: str, counted: str) -> str:
+    return " / ".join(f"{row[whose][which][counted]:.2f}" for which in ("forward", "backward"))
+
+
+def _traffic_cells(row: Any) -> list[str]:
+    return [_units(row, "ours", "swept"), _units(row, "cooperative", "swept"), _units(row, "ours", "unique"),
+            _units(row, "inductor", "unique")]  # fmt: skip
+
+
+def _both_kernels(row: Any, whose: str) -> str:
+    return " + ".join(str(row[whose][which]["kernels"]) for which in ("forward", "backward"))
+
+
+@block
+def kernel_traffic(root: Path) -> str | None:
+    """benchmarks/kernel_traffic.py: every layer, forward / backward in sizes of x."""
+    report = results(root, "kernel_traffic")
+    if report is None:
+        return None
+    rows = []
+    for row in report["layers"]:
+        name = f"`{row['formula']}`" if row["name"].startswith("random_") else row["name"]
+        kernels = f"{_both_kernels(row, 'ours')} / {_both_kernels(row, 'inductor')}"
+        rows.append([name, _shape(row), *_traffic_cells(row), row["inductor"]["spelling"], kernels])
+    mean = report["random_mean"]
+    if mean:
+        pairs = [
+            " / ".join(f"{mean[name][which]:.2f}" for which in ("forward", "backward"))
+            for name in ("ours_swept", "cooperative_swept", "ours_unique", "inductor_unique")
+        ]
+        kernels = f"{mean['ours_kernels']:.1f} / {mean['inductor_kernels']:.1f}"
+        rows.append([f"mean of the {mean['layers']} random layers", "", *pairs, "", kernels])
+    head = f"{report['assumed_device']}; torch {report['versions']['inductor']['torch']}.\n\n"
+    columns = ["layer", "shape", "evonas, swept", "the same, cooperative", "evonas, unique", "torch.compile, unique",
+               "its spelling", "kernels"]  # fmt: skip
+    return head + table(columns, rows)
+
+
+SHORT_TRAFFIC = ("layer_norm", "rms_norm", "gn_silu", "evonorm_s0", "bn_relu", "evonorm_b0")
+
+
+@block
+def kernel_traffic_short(root: Path) -> str | None:
+    """The same, some layers, for the README."""
+    report = results(root, "kernel_traffic")
+    if report is None:
+        return None
+    known = {row["name"]: row for row in report["layers"]}  # of two shapes, the larger one, which stands last
+    rows = []
+    for name in SHORT_TRAFFIC:
+        row = known[name]
+        rows.append([name, _shape(row), _units(row, "ours", "swept"), _units(row, "inductor", "unique")])
+    mean = report["random_mean"]
+    pairs = [
+        " / ".join(f"{mean[name][which]:.2f}" for which in ("forward", "backward"))
+        for name in ("ours_swept", "inductor_unique")
+    ]
+    rows.append([f"mean of {mean['layers']} random layers", "128x256x32x32", *pairs])
+    return table(["layer", "shape", "evonas", "torch.compile"], rows)
+
+
+@block
+def kernel_budget(root: Path) -> str | None:
+    """benchmarks/kernel_budget.py, part budget: instructions per element."""
+    report = results(root, "kernel_budget")
+    if report is None:
+        return None
+    good = [row for row in report["budget"] if "failed" not in row]
+    rows = []
+    for row in (row for row in good if not row["layer"].startswith("random_")):
+        rows.append(
+            [row["layer"], row["pass"], f"{row['instructions']:.1f}", str(row["budget"]), f"{row['mufu']:.2f}",
+             str(row["registers"]), str(row["spill_bytes"]), "yes" if row["wide_loads"] else "no",
+             f"{row['cpu_seconds']:.2f}"]
+        )  # fmt: skip
+    for which in ("forward", "backward"):
+        random = [row for row in good if row["layer"].startswith("random_") and row["pass"] == which]
+        if not random:
+            continue
+        numbers = sorted(row["instructions"] for row in random)
+        rows.append(
+            [f"{len(random)} random layers, median (most)", which,
+             f"{statistics.median(numbers):.1f} ({numbers[-1]:.1f})", "",
+             f"{statistics.median(row['mufu'] for row in random):.2f} ({max(row['mufu'] for row in random):.2f})",
+             f"{max(row['registers'] for row in random)}", f"{max(row['spill_bytes'] for row in random)}",
+             f"{sum(bool(row['wide_loads']) for row in random)} of {len(random)}",
+             f"{statistics.median(row['cpu_seconds'] for row in random):.2f}"]
+        )  # fmt: skip
+    head = f"sm_90, {report['dtype']}, Triton {report['versions']['triton']}.\n\n"
+    columns = ["layer", "pass", "instructions per element", "budget", "special functions", "registers",
+               "spilled bytes", "128-bit loads", "CPU s to compile"]  # fmt: skip
+    return head + table(columns, rows)
+
+
+@block
+def kernel_sweep(root: Path) -> str | None:
+    """benchmarks/kernel_budget.py, part sweep: many layers, three targets."""
+    report = results(root, "kernel_budget")
+    if report is None or "sweep" not in report:
+        return None
+    rows = []
+    for row in report["sweep"]:
+        worst = max(row["spilling"].values(), default=0)
+        rows.append(
+            [row["target"], str(row["layers"]), str(len(row["failed"])),
+             f"{len(row['spilling'])} of {row['passes']}" + (f", at most {worst} bytes a thread" if worst else ""),
+             f"{row['exact'] - len(row['narrow_loads'])} of {row['exact']}", str(row["most_registers"]),
+             f"{row['median_cpu_seconds']:.2f} ({row['max_cpu_seconds']:.2f})"]
+        )  # fmt: skip
+    columns = ["target", "layers", "do not compile", "passes that spill", "128-bit loads where blocks are full",
+               "most registers", "CPU s a layer (most)"]  # fmt: skip
+    return table(columns, rows)
+
+
+@block
+def compile_pool(root: Path) -> str | None:
+    """benchmarks/compile_pool.py."""
+    report = results(root, "compile_pool")
+    if report is None:
+        return None
+    rows = [
+        [str(case["workers"]), str(case["kernels"]), str(case["failed"]), f"{case['kernels_per_second']:.1f}",
+         f"{case['median_cpu_seconds']:.2f}", f"{case['memory_mb']:.0f} MB"]
+        for case in report["cases"]
+    ]  # fmt: skip
+    head = f"For {report['target']}, Triton {report['versions']['triton']}.\n\n"
+    columns = ["workers", "kernels", "failed", "kernels per second", "CPU s a kernel", "memory of a worker"]
+    return head + table(columns, rows)
+
+
+#: Layers of benchmarks/c_backend.py; "bn_relu native" is a yardstick beside them.
+C_LAYERS = ("evonorm_s0", "evonorm_b0", "random")
+
+
+@block
+def c_backend(root: Path) -> str | None:
+    """benchmarks/c_backend.py: training steps of the proxies with generated C."""
+    report = results(root, "c_backend")
+    if report is None:
+        return None
+    rows = []
+    for proxy, cases in report["proxies"].items():
+        native = cases["bn_relu native"]
+        rows.append([proxy, "bn_relu of torch", f"{native['ms']:.1f}", "", "", ""])
+        for name in C_LAYERS:
+            eager, generated = cases[f"{name} eager"], cases[f"{name} C"]
+            rows.append(
+                [proxy, name, f"{eager['ms']:.1f}", f"{generated['ms']:.1f}", f"{generated['speed_up']:.2f}",
+                 f"{generated['break_even_steps']:.0f}"]
+            )  # fmt: skip
+    head = (
+        f"{report['cores']} cores, load {report['load']:.1f}, median of {report['rounds']} rounds; the random layer is "
+        f"`{report['random']}`.\n\n"
+    )
+    columns = ["proxy", "layer", "eager ms", "C ms", "times as fast", "steps until compiling has paid"]
+    return head + table(columns, rows)
+
+
+@block
+def c_backend_short(root: Path) -> str | None:
+    """The same as one sentence, for the README."""
+    report = results(root, "c_backend")
+    if report is None:
+        return None
+    cases = [cases[f"{name} C"] for cases in report["proxies"].values() for name in C_LAYERS]
+    ratios = sorted(case["speed_up"] for case in cases)
+    steps = max(case["break_even_steps"] for case in cases)
+    low, middle, high = (1 / ratio for ratio in (ratios[-1], statistics.median(ratios), ratios[0]))
+    return (
+        f"On the CPU, a training step of a proxy with generated C takes {low:.2f} to {high:.2f} of the eager step's "
+        f"time (median {middle:.2f}, {len(ratios)} pairs of network and layer), and compiling has paid after "
+        f"{math.ceil(steps)} steps at most.\n"
+    )
 
 
 def fill(text: str, blocks: dict[str, str], page: str = "the page") -> str:
