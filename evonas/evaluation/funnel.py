@@ -18,6 +18,8 @@ from torch import nn
 from evonas import data as data_sets
 from evonas import proxies
 from evonas.errors import EvonasError, UsageError, unknown_name
+from evonas.evaluation.kernel_choice import DEFAULT
+from evonas.evaluation.kernel_use import make_kernels
 from evonas.evaluation.protocol import Outcome, StageReport, Task
 from evonas.evaluation.registry import evaluator
 from evonas.evolution.matter import can_still_matter
@@ -39,12 +41,22 @@ class Candidate:
     """One candidate on its way through the stages."""
 
     task: Task
-    make_layer: Callable[[int], nn.Module]
+    layer: Layer
+    #: of ``GraphLayer``
+    options: Mapping[str, Any]
     trainers: dict[str, Trainer] = field(default_factory=dict)
     outcome: Outcome = field(init=False)
 
     def __post_init__(self) -> None:
         self.outcome = Outcome(self.task.candidate, "scored", attempt=self.task.attempt)
+
+    def make_layer(self, channels: int) -> nn.Module:
+        """The layer on the eager reference."""
+        return self.layer.module(channels, backend="eager", **self.options)
+
+    @property
+    def rejected(self) -> bool:
+        return self.outcome.status == "rejected"
 
     def reject(self, stage: str, reason: str) -> None:
         """Nothing after this counts."""
@@ -57,6 +69,18 @@ class Stage(Protocol):
     name: str
 
     def run(self, candidate: Candidate) -> None: ...
+
+
+class Kernel:
+    """Kernels that a training begins with; those that wait for full training report under the same name."""
+
+    name = "kernel"
+
+    def __init__(self, evaluator: ProxyEvaluator) -> None:
+        self.evaluator = evaluator
+
+    def run(self, candidate: Candidate) -> None:
+        self.evaluator.kernels.begin(candidate, self.evaluator.proxies)
 
 
 class Hurdle:
@@ -99,6 +123,9 @@ class Quality:
         self.evaluator = evaluator
 
     def run(self, candidate: Candidate) -> None:
+        self.evaluator.kernels.before_validation(candidate)
+        if candidate.rejected:
+            return
         for proxy in self.evaluator.proxies:
             trainer = self.evaluator.trainer(candidate, proxy)
             verdict = quality_test(trainer)
@@ -155,6 +182,8 @@ class Training:
                 candidate.reject("matter", f"cannot matter any more before {proxy.name}")
                 return
             trainer = self.evaluator.trainer(candidate, proxy)
+            if not self.evaluator.ready(candidate, trainer):
+                return
             before = trainer.seconds
             result = trainer.finish()
             evidence = {"score": result.score, "steps": result.steps, "first_loss": result.first_loss,
@@ -183,6 +212,8 @@ class Final:
     def run(self, candidate: Candidate) -> None:
         for proxy in self.evaluator.proxies:
             trainer = self.evaluator.trainer(candidate, proxy)
+            if not self.evaluator.ready(candidate, trainer):
+                return
             trainer.run()
             started = time.perf_counter()
             score = trainer.accuracy(self.evaluator.datasets[proxy.name].heldout)
@@ -206,6 +237,11 @@ class ProxyEvaluator:
         hurdle, quality, stability: whether to run these stages.
         device: cpu, cuda or cuda:<n>.
         latency: time every scored candidate's layer on the device, which must be a GPU and have nothing else to do.
+        kernels: auto, on or off: see ``evonas.evaluation.kernel_choice``.
+
+    Raises:
+        UsageError: a name or value that does not exist or fit.
+        EnvironmentUnusable: kernels "on", and nothing here compiles them for the device.
     """
 
     def __init__(
@@ -222,7 +258,9 @@ class ProxyEvaluator:
         stability: bool = True,
         device: str = "cpu",
         latency: bool = False,
+        kernels: str = DEFAULT,
     ) -> None:
+        self.kernels = make_kernels(kernels, device)
         self.device = device
         self.latency = latency
         self.datasets = {name: _data_of(name, data, data_path) for name in proxies}
@@ -230,20 +268,29 @@ class ProxyEvaluator:
         self.layer_options = dict({"groups": GROUPS[scale]} if scale in GROUPS else {}) | dict(layer or {})
         wanted = {"hurdle": hurdle, "quality": quality, "stability": stability, "training": True}
         made: list[Stage] = [Hurdle(self), Quality(self), Stability(self), Training(self)]
+        kernel = Kernel(self)
         self.modes: dict[str, list[Stage]] = {
-            "funnel": [stage for stage in made if wanted[stage.name]],
-            "train": [Training(self)],
-            "final": [Final(self)],
+            "funnel": [kernel, *(stage for stage in made if wanted[stage.name])],
+            "train": [kernel, Training(self)],
+            "final": [kernel, Final(self)],
         }
 
     def trainer(self, candidate: Candidate, proxy: Proxy) -> Trainer:
         """The candidate's training on a proxy; stages continue where the one before stopped."""
         if proxy.name not in candidate.trainers:
             task = candidate.task
+            make = self.kernels.maker(candidate, proxy)
             candidate.trainers[proxy.name] = Trainer(
-                proxy, candidate.make_layer, seed=task.seed, budget=task.budget, device=self.device
+                proxy, make, seed=task.seed, budget=task.budget, device=self.device
             )
         return candidate.trainers[proxy.name]
+
+    def ready(self, candidate: Candidate, trainer: Trainer) -> bool:
+        """Put kernels under what remains of a training; False if they are wrong and the candidate is rejected."""
+        self.kernels.before_validation(candidate)
+        if not candidate.rejected:
+            self.kernels.before_training(candidate, trainer)
+        return not candidate.rejected
 
     def evaluate(self, tasks: Sequence[Task]) -> list[Outcome]:
         """One outcome per task, in order; the process trains with one thread and denormals as zero meanwhile."""
@@ -255,10 +302,10 @@ class ProxyEvaluator:
             raise unknown_name("evaluation mode", task.mode, self.modes)
         started = time.perf_counter()
         layer = Layer("candidate", Graph.parse(task.formula))
-        candidate = Candidate(task, lambda channels: layer.module(channels, **self.layer_options))
+        candidate = Candidate(task, layer, self.layer_options)
         for stage in self.modes[task.mode]:
             stage.run(candidate)
-            if candidate.outcome.status == "rejected":
+            if candidate.rejected:
                 break
         if self.latency and task.mode == "funnel" and candidate.outcome.status == "scored":
             self._time(layer, candidate.outcome)

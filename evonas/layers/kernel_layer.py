@@ -59,6 +59,23 @@ class KernelLayer(GraphLayer):
                 _WARNED.add(self.formula)
                 warnings.warn(f"{error.message}; the eager reference is used", stacklevel=3)
 
+    @classmethod
+    def sharing(cls, layer: GraphLayer, *, strict: bool = False) -> KernelLayer:
+        """A layer on kernels with the very parameters, statistics and mode of another one, which an optimiser may
+        go on to change.
+
+        Raises:
+            UsageError: as the class.
+        """
+        made = cls(
+            layer.graph, layer.channels, strict=strict, layout=layer.layout.name, groups=layer.groups,
+            eps=layer.eps, momentum=layer.momentum, affine=layer.weight is not None, device="meta",
+        )  # fmt: skip
+        for name in made._vectors:
+            setattr(made, name, getattr(layer, name))
+        made.statistics = layer.statistics
+        return made.train(layer.training)
+
     def _run(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         reason = why_not(x) if self._specs else "a graph that cannot be lowered"
         if reason:

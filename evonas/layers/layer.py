@@ -18,7 +18,7 @@ from evonas.layers.zoo import ZOO
 if TYPE_CHECKING:
     from evonas.layers.module import GraphLayer
 
-BACKENDS = ("auto", "eager", "triton")
+BACKENDS = ("auto", "eager", "triton", "c")
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,14 @@ class Layer:
             channels: C of the (B, C, H, W) or (B, T, C) tensors.
             layout: "nchw" or "btc"; the layer's own by default.
             backend: "eager" is the reference. "triton" runs generated kernels and refuses what has none. "auto" runs
-                them on CUDA and the reference elsewhere.
+                them on CUDA and the reference elsewhere. "c" runs generated C, on float32 tensors on the CPU and
+                on nothing else.
             options: groups, group_size, eps, momentum, affine, device, dtype of ``GraphLayer``.
 
         Raises:
-            UsageError: an unknown layout or backend, an index set that the layout does not have, or with "triton" a
-                graph that cannot be lowered.
-            EnvironmentUnusable: "triton" without triton.
+            UsageError: an unknown layout or backend, an index set that the layout does not have, or with "triton"
+                and "c" a graph that cannot be lowered.
+            EnvironmentUnusable: "triton" without triton, "c" without a C compiler.
         """
         if backend not in BACKENDS:
             raise unknown_name("backend", backend, BACKENDS)
@@ -89,12 +90,26 @@ class Layer:
             raise EnvironmentUnusable(
                 "backend='triton' needs triton, which is not installed", hint="pip install triton"
             )
+        if backend == "c":
+            return self._in_c(channels, where.name, options)
         if backend == "eager" or (backend == "auto" and not _triton_installed()):
             return GraphLayer(self.graph, channels, layout=where.name, **options)
         from evonas.layers.kernel_layer import KernelLayer
 
         strict = backend == "triton"
         return KernelLayer(self.graph, channels, layout=where.name, strict=strict, **options)
+
+    def _in_c(self, channels: int, layout: str, options: Mapping[str, Any]) -> GraphLayer:
+        from evonas.kernels.c_runtime import compiler
+        from evonas.kernels.lowering import passes
+        from evonas.kernels.programs import LayerSpec
+        from evonas.layers.c_layer import CGraphLayer
+
+        compiler()
+        made = CGraphLayer(self.graph, channels, layout=layout, strict=True, **options)
+        # the compiler starts with the first tensor; a graph that it never gets is refused now
+        passes(LayerSpec(made.formula, layout, affine=made.weight is not None, eps=made.eps), True)
+        return made
 
     def __str__(self) -> str:
         return self.formula

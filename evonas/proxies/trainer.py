@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +62,15 @@ class TrainResult:
     last_finite_loss: float | None = None
 
 
+class LayerInput(NamedTuple):
+    """What a layer site is given: the tensor's shape, whether its memory is channels-last, and whether it comes
+    with a batch of training or one of validation."""
+
+    shape: tuple[int, ...]
+    channels_last: bool
+    training: bool
+
+
 class Trainer:
     """One training of ``make_layer`` on ``proxy``."""
 
@@ -101,6 +110,43 @@ class Trainer:
         self.losses: list[float] = []
         self.diverged_at: int | None = None
         self.seconds = time.perf_counter() - started
+
+    def layer_inputs(self) -> list[LayerInput]:
+        """What the layers of the network are given, each kind once: for a batch of training and one of validation.
+
+        The network runs in evaluation mode, which changes nothing of its state.
+        """
+        found = dict[LayerInput, None]()
+        training = True
+
+        def seen(site: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0]
+            last = x.dim() == 4 and not x.is_contiguous()
+            last = last and x.is_contiguous(memory_format=torch.channels_last)
+            found[LayerInput(tuple(x.shape), last, training)] = None
+
+        hooks = [site.register_forward_pre_hook(seen) for site in self.built.sites]
+        self.network.eval()
+        try:
+            with torch.no_grad():
+                self.network(self._batches(self.step)[0])
+                training = False
+                self.network(next(self._validation(self.proxy.data.validation))[0])
+        finally:
+            self.network.train()
+            for hook in hooks:
+                hook.remove()
+        return list(found)
+
+    def replace_layers(self, make: Callable[[nn.Module], nn.Module]) -> None:
+        """Put ``make(site)`` in the place of every layer site. It must keep the site's own parameters: the
+        optimiser goes on with those."""
+        made = {id(site): make(site) for site in self.built.sites}
+        for parent in list(self.network.modules()):
+            for name, child in parent._modules.items():
+                if id(child) in made:
+                    parent._modules[name] = made[id(child)]
+        self.built.sites = [made[id(site)] for site in self.built.sites]
 
     def rate(self, step: int) -> float:
         """Learning rate of step ``step`` (from 0)."""
@@ -156,24 +202,21 @@ class Trainer:
             self.diverged_at = self.step
         if self.diverged_at is not None:
             return 0.0
-        spec = self.proxy.spec
         self.network.eval()
         right = torch.zeros((), dtype=torch.int64, device=self.device)
         with torch.no_grad():
-            batches = whole(
-                split,
-                self.proxy.data,
-                batch=spec.eval_batch,
-                crop=spec.eval_crop,
-                pool=spec.pool,
-                device=self.device,
-            )
-            for images, labels in batches:
+            for images, labels in self._validation(split):
                 logits = self.network(images)
                 correct = (logits.argmax(1) == labels) & torch.isfinite(logits).all(1)
                 right += correct.sum()
         self.network.train()
         return int(right) / len(split)
+
+    def _validation(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+        spec = self.proxy.spec
+        return whole(
+            split, self.proxy.data, batch=spec.eval_batch, crop=spec.eval_crop, pool=spec.pool, device=self.device
+        )  # fmt: skip
 
     def validate(self) -> float:
         """Accuracy on the validation part, now."""

@@ -1,0 +1,306 @@
+"""The generated kernels of one evaluator: checked against the definition, compiled, and put under its trainings.
+
+A kernel that disagrees with float64 rejects its candidate, stage ``kernel``; one that cannot be made leaves
+the candidate on the eager reference. Seconds of checking and compiling are those of stage ``kernel``.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from evonas.errors import EnvironmentUnusable, EvonasError
+from evonas.evaluation.kernel_check import agreement
+from evonas.evaluation.kernel_choice import PAYS_FROM, choose
+from evonas.evaluation.protocol import Outcome, StageReport, Task
+from evonas.kernels.programs import LayerSpec
+from evonas.kernels.verify import SLACK, Check
+from evonas.layers import Layer
+from evonas.layers.module import GraphLayer
+from evonas.proxies import Proxy
+from evonas.proxies.trainer import LayerInput, Trainer
+
+STAGE = "kernel"
+DISAGREES = "disagrees_with_float64"
+
+
+class Candidate(Protocol):
+    """What kernels need to know of a candidate."""
+
+    task: Task
+    layer: Layer
+    options: Mapping[str, Any]
+    outcome: Outcome
+
+    def make_layer(self, channels: int) -> nn.Module: ...
+
+    def reject(self, stage: str, reason: str) -> None: ...
+
+
+class Eager:
+    """No kernels: every training runs the reference."""
+
+    def begin(self, candidate: Candidate, proxies: list[Proxy]) -> None:
+        """Before the first step on the first proxy."""
+
+    def before_validation(self, candidate: Candidate) -> None:
+        """Before the first pass in evaluation mode."""
+
+    def before_training(self, candidate: Candidate, trainer: Trainer) -> None:
+        """Before full training on a proxy."""
+
+    def maker(self, candidate: Candidate, proxy: Proxy) -> Callable[[int], nn.Module]:
+        """What makes the layers of the network that is trained on a proxy."""
+        return candidate.make_layer
+
+
+class GeneratedC(Eager):
+    """Generated C from the first step on, for trainings that are long enough to pay for the compiler.
+
+    The C of a layer serves all channels and sizes: it is compiled once for training, and once more for
+    validation where moments over the batch have running averages.
+
+    Args:
+        always: also where it does not pay.
+    """
+
+    def __init__(self, always: bool = False) -> None:
+        self._always = always
+        self._broken: str | None = None
+        self._tried = False
+        self._candidate: Candidate | None = None
+        self._report = StageReport(STAGE, True, 0.0)
+
+    def begin(self, candidate: Candidate, proxies: list[Proxy]) -> None:
+        self._candidate = None
+        if not any(self._pays(candidate, proxy) for proxy in proxies):
+            return
+        started = time.perf_counter()
+        self._report = StageReport(STAGE, True, 0.0, evidence={"backend": "c"})
+        candidate.outcome.reports.append(self._report)
+        self._add(candidate, training=True)
+        self._report.seconds = time.perf_counter() - started
+        if self._report.evidence["backend"] == "c":
+            self._candidate = candidate
+
+    def before_validation(self, candidate: Candidate) -> None:
+        if (
+            candidate is not self._candidate
+            or not _over_batch(candidate)
+            or "validation" in self._report.evidence
+        ):
+            return
+        started = time.perf_counter()
+        self._add(candidate, training=False)
+        self._report.seconds += time.perf_counter() - started
+
+    def maker(self, candidate: Candidate, proxy: Proxy) -> Callable[[int], nn.Module]:
+        if candidate is not self._candidate or not self._pays(candidate, proxy):
+            return candidate.make_layer
+        return lambda channels: _in_c(candidate, channels)
+
+    def _pays(self, candidate: Candidate, proxy: Proxy) -> bool:
+        return self._always or round(proxy.spec.steps * candidate.task.budget) >= PAYS_FROM
+
+    def _usable(self) -> str | None:
+        """Why there is no C on this machine, found once with a small layer and said once; None if there is."""
+        from evonas.kernels.c_operator import kernels
+
+        if not self._tried:
+            self._tried = True
+            try:
+                kernels(LayerSpec("max(x, 0)"))
+            except (EnvironmentUnusable, OSError) as error:
+                self._broken = str(error)
+                warnings.warn(f"{error}; layers are trained on the eager reference", stacklevel=2)
+        return self._broken
+
+    def _add(self, candidate: Candidate, *, training: bool) -> None:
+        """Compile and check the C of one mode; evidence says what came of it."""
+        from evonas.kernels.c_operator import kernels
+
+        evidence, check = self._report.evidence, None
+        broken, begun = self._usable(), time.perf_counter()
+        try:
+            if broken is not None:
+                raise EnvironmentUnusable(broken)
+            kernels(replace(_spec_of(candidate), training=training))
+            evidence["compile_s"] = evidence.get("compile_s", 0.0) + time.perf_counter() - begun
+            evidence["kernels"] = evidence.get("kernels", 0) + 2
+            for channels in _channels(candidate):
+                # few positions, an odd number of them: all of it takes milliseconds
+                shape = (3, channels, 5, 3) if candidate.layer.layout == "nchw" else (3, 7, channels)
+                check = agreement(
+                    lambda channels: _in_c(candidate, channels, strict=True),
+                    lambda channels: _eager(candidate, channels),
+                    shape,
+                    training=training,
+                )
+                if check.failures:
+                    break
+        except Exception as error:
+            why = _reason(error)
+            evidence |= {"backend": "eager", "why": why} if training else {"validation": f"eager: {why}"}
+            return
+        if not training:
+            evidence["validation"] = "c"
+        assert check is not None
+        _judge(candidate, self._report, check, shape)
+
+
+class Triton(Eager):
+    """Triton kernels for full training; everything before it, which most candidates do not survive, stays eager.
+
+    Kernels are compiled for the very tensors that the network's layers get, and checked on those with the fewest
+    and the most channels.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = torch.device(device)
+
+    def before_training(self, candidate: Candidate, trainer: Trainer) -> None:
+        started = time.perf_counter()
+        report = StageReport(STAGE, True, 0.0, trainer.proxy.name, evidence={"backend": "triton"})
+        candidate.outcome.reports.append(report)
+        try:
+            self._prepare(candidate, trainer, report)
+        except Exception as error:
+            report.evidence |= {"backend": "eager", "why": _reason(error)}
+        report.seconds = time.perf_counter() - started
+
+    def _prepare(self, candidate: Candidate, trainer: Trainer, report: StageReport) -> None:
+        from evonas.layers.kernel_layer import KernelLayer
+
+        def make(channels: int) -> GraphLayer:
+            return KernelLayer.sharing(_eager(candidate, channels), strict=True)
+
+        given = trainer.layer_inputs()
+        make(given[0].shape[1])  # a graph that cannot be lowered is refused here
+        report.evidence["kernels"] = _count(candidate, given, self._device)
+        begun = time.perf_counter()
+        for one in given:
+            self._compile(make, one)
+        report.evidence["compile_s"] = time.perf_counter() - begun
+        by_channels = sorted((g for g in given if g.training), key=lambda g: g.shape[1])
+        for one in {by_channels[0]: None, by_channels[-1]: None}:
+            for training in (True, False) if _over_batch(candidate) else (True,):
+                check = agreement(
+                    make,
+                    lambda channels: _eager(candidate, channels),
+                    one.shape,
+                    device=self._device,
+                    memory=_memory(one),
+                    training=training,
+                )
+                if not _judge(candidate, report, check, one.shape):
+                    return
+        trainer.replace_layers(
+            lambda site: KernelLayer.sharing(site) if isinstance(site, GraphLayer) else site
+        )
+
+    def _compile(self, make: Callable[[int], GraphLayer], one: LayerInput) -> None:
+        """One pass over a tensor of zeros and ones, so that every kernel that training launches exists."""
+        layer = make(one.shape[1]).to(self._device).train(one.training)
+        x = torch.ones(one.shape, device=self._device).contiguous(memory_format=_memory(one))
+        x[..., ::2] = 0.0
+        with torch.set_grad_enabled(one.training):
+            y = layer(x.requires_grad_(one.training))
+        if one.training:
+            y.sum().backward()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+def make_kernels(mode: str, device: str) -> Eager:
+    """The kernels that a setting stands for on a device.
+
+    Raises:
+        UsageError, EnvironmentUnusable: see ``evonas.evaluation.kernel_choice.choose``.
+    """
+    backend = choose(mode, device).backend
+    if backend == "triton":
+        return Triton(device)
+    return GeneratedC(always=mode == "on") if backend == "c" else Eager()
+
+
+def _judge(candidate: Candidate, report: StageReport, check: Check, shape: tuple[int, ...]) -> bool:
+    """Write a check into a report; False, and the candidate is rejected, if the kernels disagree."""
+    evidence = report.evidence
+    # the log holds numbers: what is not finite is as large as can be
+    evidence["error"] = min(max(evidence.get("error", 0.0), *check.errors.values(), 0.0), 1e30)
+    evidence["tolerance"] = check.tolerance
+    failures = check.failures
+    if not failures:
+        return True
+    report.passed, report.reason = False, DISAGREES
+    evidence |= {
+        "shape": list(shape),
+        "errors": {n: min(e, 1e30) for n, e in failures.items()},
+        "allowed": {n: min(max(check.tolerance, SLACK * check.eager[n]), 1e30) for n in failures},
+    }
+    candidate.reject(STAGE, f"{DISAGREES}: {', '.join(sorted(failures))}")
+    return False
+
+
+def _reason(error: Exception) -> str:
+    """Why the eager reference takes over. Memory that ran out is the slot's affair and goes on up."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        raise error
+    return (error.message if isinstance(error, EvonasError) else f"{type(error).__name__}: {error}")[:300]
+
+
+def _channels(candidate: Candidate) -> tuple[int, int]:
+    """Channels that C is checked with: a multiple of its lanes, and not."""
+    size = candidate.options.get("group_size")
+    return (8, 20) if size is None else (size, 3 * size)
+
+
+def _over_batch(candidate: Candidate) -> bool:
+    return candidate.layer.graph.uses_batch
+
+
+def _eager(candidate: Candidate, channels: int) -> GraphLayer:
+    return candidate.layer.module(channels, backend="eager", **candidate.options)
+
+
+def _in_c(candidate: Candidate, channels: int, strict: bool = False) -> GraphLayer:
+    from evonas.layers.c_layer import CGraphLayer
+
+    layer = candidate.layer
+    return CGraphLayer(layer.graph, channels, layout=layer.layout, strict=strict, **candidate.options)
+
+
+def _spec_of(candidate: Candidate) -> LayerSpec:
+    made = _eager(candidate, candidate.options.get("group_size", 1))
+    return LayerSpec(made.formula, made.layout.name, affine=made.weight is not None, eps=made.eps)
+
+
+def _memory(given: LayerInput) -> torch.memory_format:
+    return torch.channels_last if given.channels_last else torch.contiguous_format
+
+
+def _count(candidate: Candidate, given: list[LayerInput], device: torch.device) -> int:
+    """Different kernels that those tensors need: by source and by the constants that they are compiled with."""
+    from evonas.kernels.runtime import executable, limits_for, maths_for
+
+    spec, found, over = _spec_of(candidate), set(), _over_batch(candidate)
+    for one in given:
+        groups = _eager(candidate, one.shape[1]).groups
+        memory = "channels_last" if one.channels_last else "contiguous"
+        here = replace(spec, memory=memory, training=one.training or not over)
+        for backward in (False, True) if one.training else (False,):
+            run = executable(
+                here, one.shape, groups, backward, maths_for(torch.float32, device), limits_for(device)
+            )
+            for launch in run.plan.launches:
+                found.add((run.text, launch.kernel.name, tuple(launch.blocks.items()), launch.warps))
+    return len(found)
+
+
+__all__ = ["DISAGREES", "STAGE", "Eager", "GeneratedC", "Triton", "make_kernels"]
