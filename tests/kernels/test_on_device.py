@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +25,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def fuzz() -> Iterator[ModuleType]:
+def fuzz() -> ModuleType:
     """The cases of the interpreted tests."""
     path = Path(__file__).parent / "interpreted" / "test_fuzz.py"
     spec = importlib.util.spec_from_file_location("kernel_cases", path)
@@ -34,7 +33,7 @@ def fuzz() -> Iterator[ModuleType]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    yield module
+    return module
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
