@@ -64,7 +64,9 @@ def maths_on(dtype: str, target: str) -> str:
 
 def limits_on(target: str) -> Limits:
     """What kernels for a target are scheduled with."""
-    return replace(LIMITS, processors=PROCESSORS[parse_target(target).name])
+    known = parse_target(target)
+    warps = 1024 // known.warp_size  # of one program at most
+    return replace(LIMITS, processors=PROCESSORS[known.name], warps=warps)
 
 
 def layer_source(spec: LayerSpec, plan: Plan, backward: bool, maths: str) -> str:

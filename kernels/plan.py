@@ -261,7 +261,7 @@ class _Planner:
     def _apply(self, work: Work, tiling: Tiling) -> None:
         work = replace(work, known=dict(self.known))
         if self.backward and self._full_rank(work) >= HEAVY:
-            tiling = replace(tiling, warps=min(32, 2 * tiling.warps))
+            tiling = replace(tiling, warps=min(self.limits.warps, 2 * tiling.warps))
         name = "backward" if self.backward else "forward"
         kernel = apply_kernel(name, _describe(tiling), work, tiling)
         for store in work.statistics:

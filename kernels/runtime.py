@@ -100,7 +100,8 @@ def limits_for(device: torch.device) -> Limits:
     if chosen is not None or device.type != "cuda":
         return chosen or LIMITS
     together = os.environ.get("EVONAS_KERNEL_COOPERATIVE") == "1"
-    return replace(LIMITS, processors=_processors(device.index), cooperative=together)
+    warps = LIMITS.warps if torch.version.hip is None else LIMITS.warps // 2
+    return replace(LIMITS, processors=_processors(device.index), cooperative=together, warps=warps)
 
 
 @lru_cache(maxsize=64)

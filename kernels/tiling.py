@@ -31,6 +31,7 @@ class Limits:
     splits: int = 128
     small: int = 1 << 16
     cooperative: bool = False
+    warps: int = 32
 
 
 LIMITS = Limits()
@@ -191,7 +192,7 @@ def team_tiling(
         steps=steps,
         team=team,
         members=members,
-        warps=min(max(base.tile_elements // 512, 4), 32),
+        warps=min(max(base.tile_elements // 512, 4), limits.warps),
     )
 
 
@@ -238,7 +239,7 @@ def _finish(
 ) -> Tiling:
     tile = {a: blocks[a] for a in axes if blocks.get(a, 1) > 1} or {axes[-1]: 1}
     elements = prod(tile.values())
-    warps = min(max(elements // 512, 1), 32)
+    warps = min(max(elements // 512, 1), limits.warps)
     chunks = steps = splits = split_steps = 1
 
     def count(a: str) -> int:
