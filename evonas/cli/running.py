@@ -47,6 +47,10 @@ def search(
     data: Annotated[str | None, typer.Option(metavar="NAME", help="Data set.")] = None,
     data_path: Annotated[str | None, typer.Option(metavar="DIR", help="Its folder.")] = None,
     device: Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda or cuda:0.")] = None,
+    kernels: Annotated[
+        str | None,
+        typer.Option(metavar="WHEN", help="Train on generated kernels: auto, on or off. [default: auto]"),
+    ] = None,
     max_time: MaxTime = None,
     backend: Backend = None,
     address: Address = None,
@@ -90,6 +94,7 @@ def search(
             "evaluation.data": data,
             "evaluation.data_path": data_path,
             "evaluation.device": device,
+            "evaluation.kernels": kernels,
             "workers.count": workers,
             "workers.backend": backend,
             "workers.address": address,

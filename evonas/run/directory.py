@@ -46,6 +46,7 @@ class RunDirectory:
         space_description: Mapping[str, Any] | None = None,
         command: Sequence[str] = (),
         objectives: Mapping[str, Any] | None = None,
+        kernels: Mapping[str, Any] | None = None,
     ) -> RunDirectory:
         """A new run folder below ``root`` with everything in it but the events.
 
@@ -56,6 +57,7 @@ class RunDirectory:
             space_description: the content of space.json.
             command: the command line that started the run.
             objectives: what is optimised, by name: direction, unit, source; for run.json.
+            kernels: what candidates are trained on: setting, backend, used, why; for environment.json.
 
         Raises:
             UsageError: the folder exists, or a name that no file system likes.
@@ -78,6 +80,8 @@ class RunDirectory:
         except OSError as error:
             raise unusable(f"creating {path}", error) from error
         environment = describe_environment()
+        if kernels:
+            environment["kernels"] = dict(kernels)
         write_text(path / "config.toml", settings)
         write_json(path / "environment.json", environment)
         write_json(path / "space.json", dict(space_description or {"name": space}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,8 @@ STAGES = (
     "evaluation",
 )
 _CHEAP = STAGES[:3]
+#: First of the slots' stages where trainings begin on kernels, before full training where they change to them.
+_KERNEL = "kernel"
 
 
 @dataclass
@@ -97,9 +100,19 @@ class FunnelTable:
                 "reasons": dict(count.reasons.most_common()),
             }
             for arm, stages in self.stages.items()
-            for name in (*STAGES, *(s for s in stages if s not in STAGES))
+            for name in _order(stages)
             if (count := stages.get(name)) is not None
         ]
+
+
+def _order(stages: Mapping[str, StageCount]) -> list[str]:
+    """Names of stages in the order in which candidates met them."""
+    order = [*STAGES, *(s for s in stages if s not in (*STAGES, _KERNEL))]
+    if _KERNEL in stages:
+        first = next((s for s in ("hurdle", "quality", "stability") if s in stages), "matter")
+        begins = first in stages and stages[_KERNEL].entered >= stages[first].entered
+        order.insert(order.index(first if begins else "matter"), _KERNEL)
+    return order
 
 
 def _kind_of(reason: str | None) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from evonas.errors import EnvironmentUnusable
+from evonas.evaluation.kernel_choice import PAYS_FROM, choose
 from evonas.run.objectives import describe_objectives
 from evonas.run.settings import Settings
 from evonas.search_spaces import Space
@@ -131,11 +133,31 @@ def _cores() -> int:
 def _stages(settings: Settings) -> list[str]:
     names = ["structural", "duplicate"]
     names += ["probe"] if settings.screening.probe else []
+    backend = _kernels(settings)
+    names += ["kernel"] if backend == "c" else []
     names += ["hurdle"] if settings.evaluation.hurdle else []
     names += ["quality"] if settings.evaluation.quality else []
     names += ["stability"] if settings.evaluation.stability else []
+    names += ["kernel"] if backend == "triton" else []
     names += ["matter"] if settings.matter.enabled else []
     return [*names, "training", *(["rerank"] if settings.rerank.seeds else [])]
+
+
+def _kernels(settings: Settings) -> str:
+    """What trainings run on if the slots are on a machine like this one: triton, c or eager."""
+    from evonas import proxies
+
+    evaluation = settings.evaluation
+    try:
+        backend = choose(evaluation.kernels, evaluation.device).backend
+    except EnvironmentUnusable:  # a cluster has what this machine lacks
+        return "eager"
+    if evaluation.evaluator != "proxies" or backend != "c" or evaluation.kernels == "on":
+        return backend if evaluation.evaluator == "proxies" else "eager"
+    specs = proxies.SCALES.get(evaluation.scale, {})
+    known = [specs[name].steps for name in evaluation.proxies if name in specs]
+    steps = evaluation.changes.get("steps", max(known, default=PAYS_FROM))
+    return "c" if steps >= PAYS_FROM else "eager"
 
 
 def _trainings(
@@ -212,7 +234,8 @@ def proxy_costs(settings: Settings, *, measure: bool = True) -> tuple[list[Proxy
     try:
         proxies.configure_process()
         server = _resident()
-        costs = [_timed(p, evaluation.device, evaluation.stability) for p in found]
+        backend = _kernels(settings)
+        costs = [_timed(p, evaluation.device, evaluation.stability, backend) for p in found]
     finally:
         torch.set_num_threads(threads)
     return costs, server + slots * max(_SLOT_BYTES, _resident() - server)
@@ -233,14 +256,18 @@ def _from_table(proxy: Proxy) -> ProxyCost:
     )
 
 
-def _timed(proxy: Proxy, device: str, stability: bool) -> ProxyCost:
+def _timed(proxy: Proxy, device: str, stability: bool, backend: str) -> ProxyCost:
+    from functools import partial
+
+    from evonas.layers.c_layer import CGraphLayer
     from evonas.layers.layer import named_layer
     from evonas.proxies import Trainer, stability_test
 
     layer, spec = named_layer("bn_relu"), proxy.spec
     # on a processor that others use too, the time of this process is what a core of its own would take
     clock = time.process_time if device == "cpu" else time.perf_counter
-    trainer = Trainer(proxy, layer.module, device=device)
+    make = partial(layer.module, backend="eager" if backend == "c" else backend)
+    trainer = Trainer(proxy, partial(CGraphLayer, layer.graph) if backend == "c" else make, device=device)
     trainer.run(1)  # warms up allocators and thread pools
     steps, begun = 0, clock()
     while steps < 10 and (steps == 0 or clock() - begun < _PATIENCE) and trainer.step < trainer.total:
@@ -254,7 +281,7 @@ def _timed(proxy: Proxy, device: str, stability: bool) -> ProxyCost:
     validation = clock() - begun if quick else step * len(proxy.data.validation) / (3 * spec.batch)
     begun = clock()
     if quick and stability:
-        stability_test(proxy, layer.module, steps=1, device=device)
+        stability_test(proxy, partial(layer.module, backend="eager"), steps=1, device=device)
     ascent = (clock() - begun) / 2 if quick else 2 * step * spec.stability_batch / spec.batch
     return ProxyCost(
         proxy.name, spec.steps, spec.quality_steps, spec.stability_steps, step, ascent, validation, True

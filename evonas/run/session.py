@@ -22,6 +22,7 @@ from evonas.errors import (
     VerificationError,
     unknown_name,
 )
+from evonas.evaluation.kernel_choice import choose
 from evonas.evaluation.protocol import EvaluatorSpec
 from evonas.evaluation.registry import find_evaluator
 from evonas.evolution import make_bar, strategy_names, strategy_options
@@ -152,6 +153,8 @@ def _check_proxies(settings: Settings) -> None:
 
     evaluation = settings.evaluation
     _check_device(evaluation.device, settings.workers.address)
+    if not settings.workers.address:
+        choose(evaluation.kernels, evaluation.device)
     load_entry_points("evonas.proxies")
     load_entry_points("evonas.datasets")
     for name in evaluation.proxies:
@@ -193,6 +196,7 @@ def evaluator_spec(settings: Settings) -> EvaluatorSpec:
             "quality",
             "stability",
             "device",
+            "kernels",
         )
         options |= {name: getattr(evaluation, name) for name in names}
         if LATENCY in settings.search.objectives and settings.search.latency == MEASURED:
@@ -222,8 +226,21 @@ def create_run(
         root, settings.search.space, short,
         seed=settings.search.seed, config=settings.to_dict(), origins=dict(origins or {}),
         space_description=space.describe() | {"identity": space.identity()}, command=command or sys.argv,
-        objectives=describe_objectives(settings.to_dict()),
+        objectives=describe_objectives(settings.to_dict()), kernels=_kernels(settings),
     )  # fmt: skip
+
+
+def _kernels(settings: Settings) -> dict[str, str | None] | None:
+    """The kernels that this machine has for the run; what each candidate ran on is in its reports."""
+    evaluation = settings.evaluation
+    if evaluation.evaluator != "proxies":
+        return None
+    if settings.workers.address:
+        return {"setting": evaluation.kernels, "backend": None, "used": None, "why": "decided on the cluster"}
+    choice = choose(evaluation.kernels, evaluation.device)
+    return {
+        "setting": evaluation.kernels, "backend": choice.backend, "used": choice.used, "why": choice.why,
+    }  # fmt: skip
 
 
 def _self_contained(settings: Settings) -> Settings:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from evonas.errors import UsageError, unknown_name
+from evonas.evaluation.kernel_choice import DEFAULT as DEFAULT_KERNELS
+from evonas.evaluation.kernel_choice import MODES as KERNEL_MODES
 from evonas.run._toml import load_toml, tomllib
 from evonas.run.objectives import DEFAULT, DEFAULT_LATENCY, check_objectives
 
@@ -59,6 +61,8 @@ class EvaluationSettings:
     hurdle: bool = True
     quality: bool = True
     stability: bool = True
+    #: auto: trainings run on generated kernels where those pay; on: wherever there are any; off: never.
+    kernels: str = DEFAULT_KERNELS
     changes: Mapping[str, Any] = field(default_factory=dict)
     layer: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -142,9 +146,13 @@ class Settings:
         found = self.to_dict()
         for informative in ("workers", "plugins"):
             del found[informative]
-        for name, default in (("objectives", DEFAULT), ("latency", DEFAULT_LATENCY)):
-            if getattr(self.search, name) == default:
-                del found["search"][name]
+        for section, name, default in (
+            ("search", "objectives", DEFAULT),
+            ("search", "latency", DEFAULT_LATENCY),
+            ("evaluation", "kernels", DEFAULT_KERNELS),
+        ):
+            if getattr(getattr(self, section), name) == default:
+                del found[section][name]
         return found
 
     @classmethod
@@ -189,6 +197,10 @@ class Settings:
         _at_least("evaluation.attempts", self.evaluation.attempts, 1)
         for name in ("top", "control_top", "seeds"):
             _at_least(f"rerank.{name}", getattr(self.rerank, name), 0)
+        if self.evaluation.kernels not in KERNEL_MODES:
+            raise unknown_name(
+                "evaluation.kernels", self.evaluation.kernels, KERNEL_MODES, hint="--kernels auto"
+            )
         _at_least("rerank.budget", self.rerank.budget, 0.001)
         if not 0 <= self.rerank.time_share < 1:
             raise UsageError(f"rerank.time_share = {self.rerank.time_share}, it must be in [0, 1)")
@@ -350,7 +362,7 @@ def resolve(
 
 
 #: EVONAS_ variables with a meaning of their own.
-_OTHER_VARIABLES = {"EVONAS_PLUGINS", "EVONAS_RUNS"}
+_OTHER_VARIABLES = {"EVONAS_KERNEL_COOPERATIVE", "EVONAS_KERNEL_DIR", "EVONAS_PLUGINS", "EVONAS_RUNS"}
 
 
 def _variable_key(variable: str) -> str | None:

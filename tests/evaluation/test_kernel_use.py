@@ -26,6 +26,10 @@ from evonas.layers.kernel_layer import KernelLayer
 from evonas.layers.module import GraphLayer
 from evonas.proxies import Trainer
 from evonas.proxies.trainer import configured_process
+from evonas.run.funnel_table import FunnelTable
+from evonas.run.log import read_events
+from evonas.run.session import create_run, evaluator_spec, execute
+from evonas.run.settings import Settings, resolve
 
 HERE = Path(__file__).parent
 #: a training that is just long enough for C, of a network and a batch as small as can be
@@ -323,3 +327,60 @@ def test_a_module_in_c_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("CC", "")
     with pytest.raises(EnvironmentUnusable, match="C compiler"):
         Layer("silu", _graph("gn_silu")).module(8, backend="c")
+
+
+def test_the_setting_is_recorded_where_it_is_not_the_default() -> None:
+    settings, _ = resolve(flags={"evaluation.kernels": "off"})
+    assert settings.deciding()["evaluation"]["kernels"] == "off"
+    assert evaluator_spec(settings).options["kernels"] == "off"
+    assert "kernels" not in Settings().deciding()["evaluation"]
+    with pytest.raises(UsageError, match="did you mean 'auto'"):
+        resolve(flags={"evaluation.kernels": "atuo"})
+    # the folder of kernels is no setting of a section "kernel"
+    given = {"EVONAS_KERNEL_DIR": "somewhere", "EVONAS_EVALUATION_KERNELS": "on"}
+    assert resolve(environment=given)[0].evaluation.kernels == "on"
+
+
+@needs_compiler
+@pytest.mark.parametrize("kernels", ["on", "off"])
+def test_slots_share_a_folder_and_the_run_says_what_it_used(
+    kernels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "kernels"
+    monkeypatch.setenv("EVONAS_KERNEL_DIR", str(folder))
+    few = {**SMALL, "steps": 2, "quality_steps": 1, "quality_threshold": 0.0}
+    flags = {
+        "search.candidates": 1, "search.control": "none", "search.baselines": ["gn_silu", "evonorm_b0"],
+        "search.seed": 1,
+        "evaluation.proxies": ["mobilenet"], "evaluation.changes": few, "evaluation.kernels": kernels,
+        "evaluation.hurdle": False, "rerank.seeds": 0, "workers.count": 2, "workers.backend": "local",
+    }  # fmt: skip
+    settings, _ = resolve(flags=flags)
+    directory = create_run(settings, root=tmp_path)
+    execute(directory, settings)
+    told = json.loads((directory.path / "environment.json").read_text())["kernels"]
+    finished = [e for e in read_events(directory.path) if e.kind == "finished" and e.arm == "baseline"]
+    reports = [[r["stage"] for r in e.details()["reports"]] for e in finished]
+    libraries = sorted(folder.glob("layer_*.so"))
+    table = FunnelTable()
+    for event in read_events(directory.path):
+        table.add(event)
+    order = [row["stage"] for row in table.rows() if row["arm"] == "baseline"]
+    if kernels == "off":
+        assert told == {
+            "setting": "off",
+            "backend": "eager",
+            "used": "none",
+            "why": "evaluation.kernels is off",
+        }
+        assert reports == [["quality", "stability", "training"]] * 2
+        assert not libraries
+        assert order == ["quality", "stability", "training"]
+    else:
+        assert (told["setting"], told["backend"]) == ("on", "c")
+        assert told["used"] == choose("on", "cpu").used != "none"
+        assert reports == [["kernel", "quality", "stability", "training"]] * 2
+        # the trial layer, one for GN-SiLU, two for EvoNorm-B0, and those of the candidate
+        assert len(libraries) >= 4
+        assert not list(folder.glob("compiling_*"))
+        assert order == ["kernel", "quality", "stability", "training"]
