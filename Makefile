@@ -19,10 +19,10 @@ ABSBIN = $(abspath $(BIN))
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup search test test-all lint typecheck fmt bench numbers clean
+.PHONY: help setup search test test-all lint typecheck fmt bench bench-kernels numbers clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Create .venv and install evonas into it, editable, with the tools for development
 
@@ -66,6 +66,17 @@ bench: $(STAMP) ## Measure: search loop, log and workers, into benchmarks/result
 	  echo "benchmarks/$$name.py" >&2; \
 	  $(THREADS) $(BIN)/python benchmarks/$$name.py --json > benchmarks/results/$$name.json.part || status=1; \
 	  mv benchmarks/results/$$name.json.part benchmarks/results/$$name.json; \
+	done; exit $$status
+
+# Each of these takes minutes; the first two are counts and do not depend on the machine.
+KERNEL_BENCHMARKS := inductor_traffic kernel_traffic "kernel_budget --random 20 60" compile_pool c_backend
+
+bench-kernels: $(STAMP) ## Measure without a GPU: bytes, instructions, compile times, generated C
+	@mkdir -p benchmarks/results
+	@status=0; for call in $(KERNEL_BENCHMARKS); do set -- $$call; name=$$1; shift; \
+	  echo "benchmarks/$$name.py $$*" >&2; \
+	  $(THREADS) $(BIN)/python benchmarks/$$name.py "$$@" --json > benchmarks/results/$$name.json.part \
+	    && mv benchmarks/results/$$name.json.part benchmarks/results/$$name.json || status=1; \
 	done; exit $$status
 
 numbers: $(STAMP) ## Write the measured numbers into README.md and docs/
