@@ -357,6 +357,7 @@ def _preload(options: Mapping[str, Any]) -> None:
         "torch",
         "torch._dynamo",
         "evonas.evaluation.funnel",
+        "evonas.layers.c_layer",
         "evonas.layers.module",
         "evonas.proxies.networks",
     ),
