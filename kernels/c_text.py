@@ -206,8 +206,6 @@ def operation(op: str, args: list[Text], used: set[str]) -> Text:
     vectors = [vector(a) for a in args]
     if op == "neg":
         return f"(-{vectors[0]})", VECTOR
-    if op == "round":  # to the tensors' own dtype, float32
-        return vectors[0], VECTOR
     if op == "recip":
         return f"(1.0f / {vectors[0]})", VECTOR
     if op == "rsqrt":
@@ -220,7 +218,7 @@ def operation(op: str, args: list[Text], used: set[str]) -> Text:
 def _on_numbers(op: str, args: list[str], used: set[str]) -> str:
     a, b = args[0], args[-1]
     simple = {
-        "lt": f"(float)({a} < {b})", "gt": f"(float)({a} > {b})", "neg": f"(-{a})", "round": a,
+        "lt": f"(float)({a} < {b})", "gt": f"(float)({a} > {b})", "neg": f"(-{a})",
         "recip": f"(1.0f / {a})", "sqrt": f"__builtin_sqrtf({a})", "rsqrt": f"(1.0f / __builtin_sqrtf({a}))",
         "abs": f"__builtin_fabsf({a})",
     }  # fmt: skip

@@ -216,6 +216,7 @@ class Kernel:
         place = out.fresh("place")
         out.line(f"{place} = {where}")
         masked = f", mask={mask}" if mask else ""
+        out.reads["partial"] = out.writes["partial"] = 1
         before = f"tl.load({place}{masked + ', other=0.0' if mask else ''})"
         out.line(f"tl.store({place}, {before} + {text}{self.scale(total)}{masked})")
 
@@ -292,7 +293,7 @@ class _Apply(Kernel):
             self.sweeps()
         else:
             if tiling.team:
-                level = sweeps.sweep_levels(self.ir, roots, out.known, {tiling.team})
+                level = self.ir.levels(roots, out.known, {tiling.team})
                 for n in range(1, max(level.values(), default=0) + 1):
                     used = team.exchange(self, [i for i, at in level.items() if at == n])
                     self.slots = max(self.slots, used)
@@ -306,7 +307,7 @@ class _Apply(Kernel):
 
     def sweeps(self) -> None:
         out, tiling, swept = self.out, self.tiling, set(self.tiling.swept)
-        level = sweeps.sweep_levels(self.ir, self.roots, out.known, swept)
+        level = self.ir.levels(self.roots, out.known, swept)
         for n in range(1, max(level.values(), default=0) + 1):
             sweeps.sweep(self, [i for i, at in level.items() if at == n])
         self.hoist(self.roots, swept)
@@ -325,10 +326,11 @@ class _Apply(Kernel):
         self.store_tensors()
         self.store_statistics(True)
         self.add_totals()
+        if any(direct for *_, direct in self.sums):
+            # what this block wrote to its row, another warp may read in the next one
+            out.line("tl.debug_barrier()")
         for _ in tiling.swept:
             out.close()
-        if any(direct for *_, direct in self.sums):
-            out.line("tl.debug_barrier()  # the next instance reads the row that this one wrote")
 
 
 class _Partial(Kernel):

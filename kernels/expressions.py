@@ -10,7 +10,7 @@ import ast
 from collections.abc import Sequence
 from functools import lru_cache
 
-from evonas.kernels.ir import IR, Axes
+from evonas.kernels.ir import IR, SCALAR, Axes
 from evonas.primitives import Primitive
 
 from evonas.errors import UsageError
@@ -63,7 +63,7 @@ def lower(ir: IR, primitive: Primitive, args: Sequence[int], over: Axes, eps: fl
             name = ast.unparse(node.func)
             if name == "rmean" and len(node.args) == 1 and primitive.kind == "moment":
                 return ir.mean(read(node.args[0]), over)
-            if name in FUNCTIONS:
+            if name in FUNCTIONS and len(node.args) == SCALAR[FUNCTIONS[name]]:
                 return ir.apply(FUNCTIONS[name], *[read(a) for a in node.args])
         raise _unusable(primitive, ast.unparse(node))
 

@@ -21,7 +21,7 @@ def _inverse(low: float, high: float) -> Interval:
 def bounds(op: str, ids: tuple[int, ...], args: list[Interval]) -> Interval:
     """The interval of an operation's result from those of its arguments; ``ids`` tells equal arguments."""
     (a, b), (c, d) = args[0], args[-1]
-    if op in ("mean", "round"):
+    if op == "mean":
         return a, b
     if op == "add":
         return a + c, b + d
@@ -48,7 +48,7 @@ def bounds(op: str, ids: tuple[int, ...], args: list[Interval]) -> Interval:
     if op == "sqrt":
         return math.sqrt(max(a, 0.0)), math.inf if b == math.inf else math.sqrt(max(b, 0.0))
     if op == "rsqrt":
-        return _inverse(math.sqrt(max(a, 0.0)), math.sqrt(b) if b != math.inf else b)
+        return _inverse(math.sqrt(max(a, 0.0)), math.sqrt(max(b, 0.0)) if b != math.inf else b)
     if op == "recip":
         return _inverse(a, b)
     if op in ("sigmoid", "lt", "gt"):

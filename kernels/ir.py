@@ -15,12 +15,11 @@ Axes = frozenset[str]
 NOWHERE: Axes = frozenset()
 
 REDUCTIONS = ("mean", "var")
-COMPARISONS = ("lt", "gt")
 COMMUTATIVE = {"add", "mul", "max", "min"}
 #: Scalar operations and their numbers of arguments. ``where`` selects by a comparison.
 SCALAR = {
     "add": 2, "sub": 2, "mul": 2, "div": 2, "max": 2, "min": 2, "neg": 1, "abs": 1, "exp": 1, "log": 1,
-    "sqrt": 1, "rsqrt": 1, "recip": 1, "sigmoid": 1, "tanh": 1, "erf": 1, "round": 1, "lt": 2, "gt": 2, "where": 3,
+    "sqrt": 1, "rsqrt": 1, "recip": 1, "sigmoid": 1, "tanh": 1, "erf": 1, "lt": 2, "gt": 2, "where": 3,
 }  # fmt: skip
 
 
@@ -118,20 +117,28 @@ class IR:
         stops = frozenset(stop)
         return [i for i in self.reachable(roots, stops) if self[i].op in REDUCTIONS and i not in stops]
 
-    def levels(self, roots: Iterable[int], stop: Iterable[int] = ()) -> dict[int, int]:
-        """Per value below the roots: the longest chain of reductions in it, itself included; 0 in ``stop``.
+    def levels(
+        self, roots: Iterable[int], stop: Iterable[int] = (), over: Iterable[str] | None = None
+    ) -> dict[int, int]:
+        """Reductions below the roots -> the longest chain of them in each, itself included.
 
-        The mean inside a variance is found in the same sweep as the variance and adds no level.
+        The mean inside a variance is found in the same sweep as the variance and adds nothing. over: only count
+        reductions along some of these axes.
         """
         stops = frozenset(stop)
+        axes = None if over is None else frozenset(over)
+        depth: dict[int, int] = {}
         found: dict[int, int] = {}
         for i in self.reachable(roots, stops):
             if i in stops:
-                found[i] = 0
+                depth[i] = 0
                 continue
             value = self[i]
             args = value.args[:1] if value.op == "var" else value.args
-            found[i] = max((found[a] for a in args), default=0) + (value.op in REDUCTIONS)
+            depth[i] = max((depth[a] for a in args), default=0)
+            if value.op in REDUCTIONS and (axes is None or value.over & axes):
+                depth[i] += 1
+                found[i] = depth[i]
         return found
 
     def factors(self, i: int) -> Iterator[int]:

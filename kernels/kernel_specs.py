@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from evonas.kernels.lowering import plans
+from evonas.kernels.lowering import maths_of, plans
 from evonas.kernels.module_text import module_text
 from evonas.kernels.plan import Launch, Plan
 from evonas.kernels.programs import LayerSpec
@@ -55,11 +55,9 @@ def check_dtype(dtype: str) -> str:
     return dtype
 
 
-def maths_on(dtype: str, target: str) -> str:
-    """Which spelling of the functions (see ``evonas.kernels.text``) tensors of that dtype get on that target."""
-    if parse_target(target).backend == "hip":
-        return "hip"
-    return "half" if check_dtype(dtype) == "bf16" else "fast"
+def maths_on(spec: LayerSpec, dtype: str, target: str) -> str:
+    """Which spelling of the functions a layer's tensors of that dtype get on that target."""
+    return maths_of(spec, check_dtype(dtype) == "bf16", parse_target(target).backend)
 
 
 def limits_on(target: str) -> Limits:
@@ -154,7 +152,7 @@ def layer_specs(
         UsageError: a graph that cannot be lowered, a shape that does not fit, an unknown dtype or target.
         EnvironmentUnusable: the folder cannot be written.
     """
-    maths = maths_on(dtype, target)
+    maths = maths_on(spec, dtype, target)
     both = plans(spec, shape, groups, limits or limits_on(target))
     made = []
     for which, plan in zip(PASSES, (both.forward, both.backward), strict=True):

@@ -59,7 +59,7 @@ DEVICES = {
 #: Instructions of the cheap spelling of an operation where it is not one; counted from SASS for sm_90. A sign is free.
 _INSTRUCTIONS = {
     "leaf": 2, "const": 0, "neg": 0, "div": 2, "recip": 2, "exp": 2, "log": 3, "sigmoid": 5, "tanh": 2, "erf": 28,
-    "round": 2, "mean": 3, "var": 6,
+    "mean": 3, "var": 6,
 }  # fmt: skip
 _STORE, _TOTAL = 2, 1
 

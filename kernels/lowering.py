@@ -59,3 +59,34 @@ def _plans(spec: LayerSpec, shape: tuple[int, ...], groups: int, limits: Limits,
         if all(p.resident for p in (made.forward, made.backward)):
             break
     return made
+
+
+#: Operations that magnify the relative error of a small argument.
+_MAGNIFY = {"recip", "log", "sqrt", "rsqrt"}
+
+
+def maths_of(spec: LayerSpec, half: bool, backend: str) -> str:
+    """Which spelling of the functions (see ``evonas.kernels.text``) a layer's kernels get.
+
+    half: whether the tensors are bfloat16. backend: "cuda" or "hip". The roughest spelling, whose error is small beside
+    one but not beside a small sigmoid, is left to layers that do not divide by one, nor take its logarithm or root.
+    """
+    if backend == "hip":
+        return "hip"
+    return "half" if half and _tolerant(spec, primitives.registry.generation) else "fast"
+
+
+@lru_cache(maxsize=1024)
+def _tolerant(spec: LayerSpec, generation: int) -> bool:
+    for split_means in (True, False):
+        both = passes(spec, split_means)
+        ir = both.forward.ir
+        rough: set[int] = set()
+        for i in ir.reachable([*both.forward.roots, *both.backward.roots]):
+            value = ir[i]
+            below = [a for a in value.args if a in rough]
+            if value.op in ("sigmoid", "tanh") or below:
+                rough.add(i)
+            if below and (value.op in _MAGNIFY or (value.op == "div" and value.args[1] in rough)):
+                return False
+    return True

@@ -59,11 +59,31 @@ def why_not(x: Tensor) -> str | None:
     return None
 
 
-def _check(x: Tensor, others: Sequence[Tensor]) -> None:
+def _check(
+    spec: LayerSpec,
+    x: Tensor,
+    alike: Sequence[Tensor | None],
+    vectors: Sequence[Tensor],
+    others: Sequence[Tensor],
+) -> None:
+    """Raise for what kernels would read wrongly. alike: tensors like x. others: anything on its device."""
     reason = why_not(x)
     if reason:
         raise UsageError(f"no kernel for {reason}", hint="use backend='auto' or backend='eager'")
-    for other in others:
+    same = [t for t in alike if t is not None]
+    for t in same:
+        if t.shape != x.shape or t.dtype != x.dtype:
+            raise UsageError(
+                f"a tensor of shape {tuple(t.shape)} in {t.dtype} beside x of {tuple(x.shape)} in {x.dtype}",
+                hint="give tensors of one shape and dtype",
+            )
+    channels = x.shape[1] if spec.layout == "nchw" else x.shape[-1]
+    if len(vectors) != len(spec.vectors) or any(v.shape != (channels,) for v in vectors):
+        raise UsageError(
+            f"vectors of shapes {[tuple(v.shape) for v in vectors]}, the layer needs {', '.join(spec.vectors)} of "
+            f"({channels},) each"
+        )
+    for other in (*same, *vectors, *others):
         if other.device != x.device:
             raise UsageError(
                 f"x is on {x.device} and another tensor on {other.device}", hint="move the module with .to()"
@@ -101,11 +121,15 @@ def layer_forward(
         UsageError: a dtype, device or size that there are no kernels for, or tensors on two devices.
     """
     spec = decode(layer)
-    _check(x, [*vectors, *statistics])
+    if spec.residual != (residual is not None):
+        raise UsageError(
+            f"residual={spec.residual} in the layer, but {'no' if residual is None else 'a'} residual is given"
+        )
+    _check(spec, x, [residual], vectors, statistics)
     form = _FORMATS[spec.memory]
     x = x.contiguous(memory_format=form)
     limits = limits_for(x.device)
-    run = executable(spec, tuple(x.shape), groups, False, maths_for(x.dtype, x.device), limits)
+    run = executable(spec, tuple(x.shape), groups, False, maths_for(spec, x.dtype, x.device), limits)
     tensors = {"x": x, "y": torch.empty_like(x), **_inputs(spec, vectors, statistics)}
     if spec.residual:
         assert residual is not None
@@ -165,13 +189,13 @@ def layer_backward(
         UsageError: as ``layer_forward``.
     """
     spec = decode(layer)
-    _check(x, [dy, *vectors, *statistics])
+    _check(spec, x, [dy, dsum], vectors, [*statistics, *saved])
     saved = [s.contiguous() for s in saved]
     form = _FORMATS[spec.memory]
     x, dy = x.contiguous(memory_format=form), dy.contiguous(memory_format=form)
     limits = limits_for(x.device)
     both = plans(spec, tuple(x.shape), groups, limits)
-    run = executable(spec, tuple(x.shape), groups, True, maths_for(x.dtype, x.device), limits)
+    run = executable(spec, tuple(x.shape), groups, True, maths_for(spec, x.dtype, x.device), limits)
     tensors = {"x": x, "dy": dy, "dx": torch.empty_like(x), **_inputs(spec, vectors, statistics)}
     tensors |= dict(zip(both.saved, saved, strict=True))
     if spec.residual:
@@ -217,8 +241,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     ctx.counts = (len(vectors), len(statistics), len(output))
     first = 2 if spec.residual else 1
     saved = output[first : first + len(passes(spec, False).saved)]
-    for extra in output[first:]:
-        ctx.mark_non_differentiable(extra)
+    ctx.mark_non_differentiable(*output[first:])
     ctx.save_for_backward(output[1] if spec.residual else x, *vectors, *statistics, *saved)
 
 

@@ -69,13 +69,14 @@ class Plan:
     """Launches in order; buffers by name; and where the vector gradients end up.
 
     vectors: name -> (buffer, row) for gradients that are sums over the rows of [n, rows, channels] buffers; the
-    others are statistics buffers of their own name.
+    others are statistics buffers of their own name. given: elements of each statistic that is an input.
     """
 
     launches: tuple[Launch, ...]
     buffers: Mapping[str, Buffer]
     vectors: Mapping[str, tuple[str, int]]
     sizes: Mapping[str, int]
+    given: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def resident(self) -> bool:
@@ -137,6 +138,7 @@ class _Planner:
         self.summed = summed
         self.limits = limits
         self.known: dict[int, str] = dict(known)
+        self.given = {name: prod(self.sizes[a] for a in self.ir[i].varies) for i, name in self.known.items()}
         self.launches: list[Launch] = []
         self.buffers: dict[str, Buffer] = {}
         self.vectors: dict[str, tuple[str, int]] = {}
@@ -148,7 +150,7 @@ class _Planner:
         for total in self.program.totals:
             if total.over <= domain and total.over:
                 value = self.ir.mean(total.value, total.over)
-                if self.ir[value].varies <= self.channels:
+                if self.ir[value].varies in (frozenset(), self.channels):
                     statistics.append(Store(total.name, value, total.over))
                     continue
             totals.append(total)
@@ -157,7 +159,7 @@ class _Planner:
             tiling = self._single(work)
             if tiling is not None:
                 self._apply(work, tiling)
-                return Plan(tuple(self.launches), self.buffers, self.vectors, self.sizes)
+                return Plan(tuple(self.launches), self.buffers, self.vectors, self.sizes, self.given)
             self._peel(work)
 
     def _domain(self, roots: Iterable[int]) -> Axes:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from types import ModuleType
 
 import torch
-from evonas.kernels.lowering import plans
+from evonas.kernels.lowering import maths_of, plans
 from evonas.kernels.module_text import module_text
 from evonas.kernels.plan import Plan
 from evonas.kernels.programs import LayerSpec
@@ -21,7 +21,7 @@ from evonas.kernels.tiling import LIMITS, Limits
 from torch import Tensor
 
 from evonas import primitives
-from evonas.errors import EnvironmentUnusable
+from evonas.errors import EnvironmentUnusable, UsageError
 
 
 def interpreted() -> bool:
@@ -61,6 +61,11 @@ class Executable:
 
     def run(self, tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
         """Launch everything; returns the buffers of the plan. ``tensors`` holds inputs and outputs of full size."""
+        if interpreted() and any(launch.cooperative for launch in self.plan.launches):
+            raise UsageError(
+                "the interpreter runs one program after another, a cooperative kernel needs all of them at once",
+                hint="leave cooperative=False",
+            )
         made = dict(tensors)
         for name, buffer in self.plan.buffers.items():
             make = torch.zeros if buffer.zeroed else torch.empty
@@ -109,13 +114,11 @@ def _processors(index: int | None) -> int:
     return int(torch.cuda.get_device_properties(index or 0).multi_processor_count)
 
 
-def maths_for(dtype: torch.dtype, device: torch.device) -> str:
-    """Which spelling of the functions tensors of that dtype get there."""
+def maths_for(spec: LayerSpec, dtype: torch.dtype, device: torch.device) -> str:
+    """Which spelling of the functions a layer's tensors of that dtype get there."""
     if interpreted():
         return "plain"
-    return (
-        "half" if dtype == torch.bfloat16 and device.type == "cuda" and torch.version.hip is None else "fast"
-    )
+    return maths_of(spec, dtype == torch.bfloat16, "cuda" if torch.version.hip is None else "hip")
 
 
 def executable(

@@ -16,7 +16,7 @@ _FOLD: dict[str, Callable[..., float]] = {
     "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b, "div": lambda a, b: a / b,
     "max": max, "min": min, "neg": lambda a: -a, "abs": abs, "exp": math.exp, "log": math.log, "sqrt": math.sqrt,
     "rsqrt": lambda a: 1 / math.sqrt(a), "recip": lambda a: 1 / a, "tanh": math.tanh, "erf": math.erf,
-    "sigmoid": lambda a: 0.5 + 0.5 * math.tanh(0.5 * a), "round": float,
+    "sigmoid": lambda a: 0.5 + 0.5 * math.tanh(0.5 * a),
     "lt": lambda a, b: float(a < b), "gt": lambda a, b: float(a > b), "where": lambda c, a, b: a if c else b,
 }  # fmt: skip
 

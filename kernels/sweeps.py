@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from evonas.kernels.ir import IR, REDUCTIONS, Axes
+from evonas.kernels.ir import Axes
 
 if TYPE_CHECKING:
     from evonas.kernels.emit import Kernel
-
-
-def sweep_levels(ir: IR, roots: Sequence[int], known: Iterable[int], swept: set[str]) -> dict[int, int]:
-    """Reductions that need a sweep -> number of the sweep that finds them, from 1."""
-    stops = frozenset(known)
-    depth: dict[int, int] = {}
-    found: dict[int, int] = {}
-    for i in ir.reachable(roots, stops):
-        value = ir[i]
-        if i in stops:
-            depth[i] = 0
-            continue
-        args = value.args[:1] if value.op == "var" else value.args
-        depth[i] = max((depth[a] for a in args), default=0)
-        if value.op in REDUCTIONS and value.over & swept:
-            depth[i] += 1
-            found[i] = depth[i]
-    return found
 
 
 def open_sweep(kernel: Kernel, targets: Sequence[int], limits: tuple[str, str] | None = None) -> None:
@@ -57,7 +39,7 @@ def sweep(kernel: Kernel, reductions: Sequence[int], limits: tuple[str, str] | N
         state[i] = (name,)
     for i in variances.values():
         label = "".join(a for a in tiling.axes if a in ir[i].over)
-        names = (out.fresh(f"mean_{label}"), out.fresh(f"squares_{label}"), out.fresh(f"count_{label}"))
+        names = (out.fresh(f"mean_{label}"), out.fresh(f"squares_{label}"), out.fresh(f"seen_{label}"))
         for name in names[:2]:
             out.line(f"{name} = {out.zeros(ir[i].varies)}")
         out.line(f"{names[2]} = 0.0")
@@ -131,11 +113,7 @@ def _merge_block(kernel: Kernel, i: int, state: tuple[str, ...]) -> None:
     if out.tile_axes(value.over):
         out.helpers.add("quotient")
         out.line(f"{centre} = quotient({out.total(a, value.over)}, {here})")
-        text = f"{out.get(a)[0]} - {centre}"
-        mask = out.mask(value.over)
-        away = out.fresh("away")
-        out.line(f"{away} = " + (f"tl.where({mask}, {text}, 0.0)" if mask else text))
-        out.line(f"{squares} += {out.sum_text(f'{away} * {away}', ir[a].varies, value.over)}")
+        out.line(f"{squares} += {out.squares(a, centre, value.over)}")
     else:
         out.line(f"{centre} = {out.get(a)[0]}")
     out.line(f"{change} = {centre} - {mean}")

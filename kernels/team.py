@@ -35,6 +35,7 @@ def exchange(kernel: Kernel, reductions: Sequence[int]) -> int:
     place = out.fresh("place")
     slots, members = out.number("slots"), out.number("members")
     pointer = out.pointer("exchange")
+    out.reads["exchange"] = out.writes["exchange"] = 1
     out.line(f"{place} = {pointer} + ((turn % 2) * {out.number('teams')} + team) * ({slots} * {members})")
     used = 0
     parts: list[tuple[int, int]] = []
@@ -48,13 +49,7 @@ def exchange(kernel: Kernel, reductions: Sequence[int]) -> int:
         out.line(f"tl.store({place} + {used} * {members} + member, {mine})")
         used += 1
         if value.op == "var":
-            text, mask, away = (
-                f"{out.get(value.args[0])[0]} - {mine}",
-                out.mask(value.over),
-                out.fresh("away"),
-            )
-            out.line(f"{away} = " + (f"tl.where({mask}, {text}, 0.0)" if mask else text))
-            squares = out.sum_text(f"{away} * {away}", ir[value.args[0]].varies, value.over)
+            squares = out.squares(value.args[0], mine, value.over)
             out.line(f"tl.store({place} + {used} * {members} + member, {squares})")
             used += 1
     out.helpers.add("meet")

@@ -1,8 +1,8 @@
 """Scalar operations of the IR as Triton text, and the small functions that generated kernels call.
 
-The fast spellings (approximate: off by about two units in the last place) are what keeps a bf16
-kernel below the issue limit of the machine. The interpreter has neither libdevice nor inline assembly, so it gets
-plain spellings of the same functions; the kernels' own text is the same.
+The fast spellings (approximate: a few units in the last place, more for powers and logarithms of large numbers) are
+what keeps a bf16 kernel below the issue limit of the machine. The interpreter has neither libdevice nor inline
+assembly, so it gets plain spellings of the same functions; the kernels' own text is the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 # precedence: 0 atom, 1 unary, 2 product, 3 sum, 4 comparison
 ATOM, UNARY, PRODUCT, SUM, COMPARISON = range(5)
 _INFIX = {
-    "add": ("+", SUM, SUM, SUM), "sub": ("-", SUM, SUM, PRODUCT), "mul": ("*", PRODUCT, PRODUCT, PRODUCT),
+    "add": ("+", SUM, SUM, PRODUCT), "sub": ("-", SUM, SUM, PRODUCT), "mul": ("*", PRODUCT, PRODUCT, UNARY),
     "lt": ("<", COMPARISON, SUM, SUM), "gt": (">", COMPARISON, SUM, SUM),
 }  # fmt: skip
 _CALLS = {
@@ -64,7 +64,8 @@ _TANH_PTX = (
     '        "tanh.approx.f32 $0, $1;", "=f,f", [a], dtype=tl.float32, is_pure=True, pack=1\n'
     "    )"
 )
-#: tanh.approx is off by up to 2^-11, half a unit in the last place of bfloat16.
+#: tanh.approx is off by up to 2^-11 of its value, half a unit in the last place of bfloat16; the sigmoid made of it by
+#: up to 2^-12 in all, which is nothing of a layer's output unless the sigmoid is divided by or its logarithm taken.
 _HALF = _FAST | {"tanh": _TANH_PTX, "sigmoid": "return 0.5 * tanh(0.5 * a) + 0.5"}
 _WORDS = {
     "exp": "e to the power of a",
@@ -78,7 +79,6 @@ _WORDS = {
 }
 #: HIP has no fast logarithm in libdevice, and no PTX.
 _HIP = _FAST | {"log": "return tl.log2(a) * 0.6931471805599453"}
-MATHS = ("plain", "fast", "half", "hip")
 
 
 def operation(op: str, args: list[tuple[str, int]]) -> tuple[str, int]:
@@ -88,7 +88,9 @@ def operation(op: str, args: list[tuple[str, int]]) -> tuple[str, int]:
     if op in _INFIX:
         sign, own, left, right = _INFIX[op]
         return f"{_inside(args[0], left)} {sign} {_inside(args[1], right)}", own
-    return f"{_CALLS[op]}({', '.join(text for text, _ in args)})", ATOM
+    # torch passes NaN on, and so does the check for a diverged training
+    more = ", propagate_nan=tl.PropagateNan.ALL" if op in ("max", "min") else ""
+    return f"{_CALLS[op]}({', '.join(text for text, _ in args)}{more})", ATOM
 
 
 def _inside(part: tuple[str, int], most: int) -> str:

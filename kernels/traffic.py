@@ -68,6 +68,8 @@ def _bytes(plan: Plan, launch: Launch, pointer: str, elements: int, itemsize: in
     name = _buffer(launch, pointer)
     if name in TENSORS:
         return elements * itemsize
+    if name in plan.given:
+        return plan.given[name] * ACCUMULATOR
     if name in plan.buffers:
         return prod(plan.buffers[name].shape) * ACCUMULATOR
     return _vector(plan.sizes) * ACCUMULATOR

@@ -279,13 +279,16 @@ class Writer:
             total = self.total(value.args[0], value.over)
             self.line(f"{name} = {self.divided(total, value.over, exact=self.of_input(i))}")
         else:
-            text, _precedence = operation("sub", [self.get(a) for a in value.args])
-            away = self.fresh("away")
-            mask = self.mask(value.over)
-            self.line(f"{away} = " + (f"tl.where({mask}, {text}, 0.0)" if mask else text))
-            total = self.sum_text(f"{away} * {away}", self.ir[value.args[0]].varies, value.over)
+            total = self.squares(value.args[0], self.get(value.args[1])[0], value.over)
             self.line(f"{name} = {total} * {self.inverse(value.over)}")
         self.name(i, name)
+
+    def squares(self, i: int, centre: str, over: Axes) -> str:
+        """The sum of squared differences from a centre; what lies outside of the tensor counts as zero."""
+        text, _ = operation("sub", [self.get(i), (centre, ATOM)])
+        mask, away = self.mask(over), self.fresh("away")
+        self.line(f"{away} = " + (f"tl.where({mask}, {text}, 0.0)" if mask else text))
+        return self.sum_text(f"{away} * {away}", self.ir[i].varies, over)
 
     def of_input(self, i: int) -> bool:
         """Whether a value is one of the forward pass: the mean of a gradient is never subtracted from its numbers."""

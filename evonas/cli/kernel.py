@@ -109,7 +109,7 @@ def _sources(
             found.append(
                 {
                     "pass": name,
-                    "source": layer_source(spec, plan, name == "backward", maths_on(dtype, target)),
+                    "source": layer_source(spec, plan, name == "backward", maths_on(spec, dtype, target)),
                     "launches": [_launch(launch) for launch in plan.launches],
                     "bytes": moved.unique,
                     "tensor_bytes": moved.tensor,

@@ -296,7 +296,7 @@ def _count(candidate: Candidate, given: list[LayerInput], device: torch.device) 
         here = replace(spec, memory=memory, training=one.training or not over)
         for backward in (False, True) if one.training else (False,):
             run = executable(
-                here, one.shape, groups, backward, maths_for(torch.float32, device), limits_for(device)
+                here, one.shape, groups, backward, maths_for(here, torch.float32, device), limits_for(device)
             )
             for launch in run.plan.launches:
                 found.add((run.text, launch.kernel.name, tuple(launch.blocks.items()), launch.warps))

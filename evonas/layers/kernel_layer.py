@@ -44,13 +44,16 @@ class KernelLayer(GraphLayer):
         self._vectors = spec.vectors
         #: per (memory order, residual, training): the layer as the operators take it; empty without kernels
         self._specs: dict[tuple[str, bool, bool], str] = {}
+        #: per memory order: the dims of the layout that each statistic of the batch varies over
+        self._batch_dims: dict[str, list[frozenset[str]]] = {}
         try:
             for layout, memory in MEMORY_ORDERS:
                 for residual in (False, True) if layout == self.layout.name else ():
                     for training in (False, True):
                         one = replace(spec, memory=memory, residual=residual, training=training)
                         self._specs[memory, residual, training] = encode(one)
-            passes(spec, False)
+                if layout == self.layout.name:
+                    self._batch_dims[memory] = _batch_dims(replace(spec, memory=memory))
         except UsageError as error:
             if strict:
                 raise
@@ -77,7 +80,13 @@ class KernelLayer(GraphLayer):
         return made.train(layer.training)
 
     def _run(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        kept = [s for s in self.statistics if isinstance(s, BatchStatistic)]
+        modes = {s.training for s in kept}
         reason = why_not(x) if self._specs else "a graph that cannot be lowered"
+        if len(modes) > 1:
+            reason = "statistics of which some are frozen and some are not"
+        elif not self.strict and x.numel() >= 2**31:
+            reason = "a tensor of more than 2^31 elements"
         if reason:
             if self.strict:
                 raise UsageError(
@@ -88,22 +97,33 @@ class KernelLayer(GraphLayer):
             memory_format=torch.channels_last
         )  # fmt: skip
         memory = "channels_last" if last else "contiguous"
-        training = self.training or not self.statistics
+        training = modes != {False}
         vectors = [getattr(self, name) for name in self._vectors]
-        kept = [s for s in self.statistics if isinstance(s, BatchStatistic)]
         averages = [] if training else [s.average(torch.float32) for s in kept]
         layer = self._specs[memory, residual is not None, training]
         y, *rest = layer_forward(x, residual, vectors, averages, layer, self.groups)
         total = rest.pop(0) if residual is not None else None
-        if self.training and kept:
-            for statistic, value in zip(kept, rest[-len(kept) :], strict=True):
-                statistic.update(self._in_split_view(value, x, statistic.index, memory))
+        if training and kept:
+            dims = self._batch_dims[memory]
+            for statistic, value, varies in zip(kept, rest[-len(kept) :], dims, strict=True):
+                statistic.update(self._in_split_view(value, x, varies, memory))
         return y, total
 
-    def _in_split_view(self, value: Tensor, x: Tensor, index: tuple[str, ...], memory: str) -> Tensor:
-        """A statistic over those axes as kernels leave it, its dims in memory order, with the dims of the layout."""
-        reduced = self.layout.covered(index)
+    def _in_split_view(self, value: Tensor, x: Tensor, varies: frozenset[str], memory: str) -> Tensor:
+        """A statistic that varies over those dims as kernels leave it, in memory order, with the dims of the layout."""
         sizes = dim_sizes(self.layout.name, tuple(x.shape), self.groups)
         order = MEMORY_ORDERS[self.layout.name, memory]
-        shaped = value.view([1 if d in reduced else sizes[d] for d in order])
+        shaped = value.view([sizes[d] if d in varies else 1 for d in order])
         return shaped.permute([order.index(d) for d in self.layout.dims])
+
+
+def _batch_dims(spec: LayerSpec) -> list[frozenset[str]]:
+    """The dims of the layout that each statistic of the batch varies over."""
+    both = passes(spec, False)
+    program = both.forward
+    parts = dict(zip(program.axes.names, program.axes.parts, strict=True))
+    found = []
+    for name in both.batch:
+        varies = program.ir[program.statistics[name]].varies
+        found.append(frozenset(d for axis in varies for d in parts[axis]))
+    return found

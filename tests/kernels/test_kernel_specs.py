@@ -58,7 +58,7 @@ layers = [
 found = []
 for spec, shape, groups in layers:
     for one in layer_specs(spec, shape, groups, dtype=dtype, target=name, folder=Path(folder)):
-        executable = Executable(one.plan, f"{spec.formula}, {one.which}.", maths_on(dtype, name))
+        executable = Executable(one.plan, f"{spec.formula}, {one.which}.", maths_on(spec, dtype, name))
         made = {
             n: torch.empty(b.shape, dtype=torch.int32 if b.integer else torch.float32)
             for n, b in one.plan.buffers.items()

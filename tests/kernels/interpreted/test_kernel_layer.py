@@ -8,7 +8,8 @@ import warnings
 
 import pytest
 import torch
-from evonas.kernels.operator import decode
+from evonas.kernels.operator import decode, encode, layer_forward
+from evonas.kernels.programs import LayerSpec
 from torch import Tensor
 
 import evonas
@@ -74,6 +75,85 @@ def test_like_the_eager_layer(
             assert close(p.grad / x.numel() ** 0.5, q.grad / x.numel() ** 0.5, dtype)
         for p, q in zip(fused.buffers(), eager.buffers(), strict=True):
             assert torch.allclose(p, q, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "x - mean[b,w,h](mean[w,h,c](x))",
+        "x - mean[b,w,h](mean[w,h,c/g](x))",
+        "x - mean[b,w,h](tanh(1))",
+        "x - mean[b](v0)",
+        "x - mean[b](mean[w,h](x))",
+        "x / std[b,w,h](x) * mean[w,h,c/g](v0)",
+        "std[b](x) + rms[b,w,h,c](x * v1)",
+    ],
+)
+def test_statistics_that_vary_over_little(formula: str) -> None:
+    torch.manual_seed(0)
+    eager, fused = pair(formula, "nchw", (3, 8, 4, 5))
+    for form in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(3, 8, 4, 5).contiguous(memory_format=form)
+        grads = []
+        for module in (eager, fused):
+            module.zero_grad()
+            a = x.clone().requires_grad_()
+            module(a).square().sum().backward()
+            grads.append(
+                [a.grad, *[p.grad if p.grad is not None else torch.zeros(()) for p in module.parameters()]]
+            )
+        for found, wanted in zip(grads[1], grads[0], strict=True):
+            assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-4)
+        for p, q in zip(fused.buffers(), eager.buffers(), strict=True):
+            assert torch.allclose(p, q, rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_statistics_are_used() -> None:
+    eager, fused = pair(*CASES[2])
+    x = torch.randn(3, 8, 5, 6)
+    for module in (eager, fused):
+        module.train()
+        module.statistics.eval()
+    assert close(fused(x), eager(x), torch.float32)
+    for p, q in zip(fused.buffers(), eager.buffers(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_a_diverged_network_looks_diverged() -> None:
+    for case in (CASES[1], CASES[2]):
+        eager, fused = pair(*case)
+        x = torch.randn(case[2])
+        x[1, 2, 3, 4] = float("nan")
+        assert torch.equal(fused(x).isnan(), eager(x).isnan())
+
+
+@pytest.mark.parametrize(
+    ("formula", "scale"),
+    [
+        ("tanh(x) + (square(x) - abs(x) * abs(x))", 1e4),
+        ("sigmoid(x) + (exp(x) - exp(abs(x)))", 20.0),
+        ("exp(x) * (exp(x) * exp(-square(x)))", 50.0),
+    ],
+)
+def test_sums_and_products_keep_their_order(formula: str, scale: float) -> None:
+    eager, fused = pair(formula, "nchw", (2, 4, 3, 3))
+    x = scale * (1 + 0.01 * torch.rand(2, 4, 3, 3))
+    assert torch.allclose(fused(x), eager(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_operator_refuses_what_it_would_read_wrongly() -> None:
+    spec = encode(LayerSpec("max(x, 0)"))
+    x, ones = torch.randn(2, 6, 3, 3), torch.ones(6)
+    with pytest.raises(UsageError, match=r"vectors of shapes \[\(3,\), \(6,\)\]"):
+        layer_forward(x, None, [ones[:3], ones], [], spec, 1)
+    with pytest.raises(UsageError, match="no residual"):
+        layer_forward(x, None, [ones, ones], [], encode(LayerSpec("max(x, 0)", residual=True)), 1)
+    with pytest.raises(UsageError, match="beside x of"):
+        layer_forward(x, x[:1], [ones, ones], [], encode(LayerSpec("max(x, 0)", residual=True)), 1)
+    x.requires_grad_()
+    y, *extra = layer_forward(x, None, [ones, ones], [], encode(LayerSpec("x / std[w,h](x)")), 1)
+    assert y.requires_grad
+    assert not any(t.requires_grad for t in extra)
 
 
 @pytest.mark.parametrize(("name", "layout", "shape"), CASES)
