@@ -404,6 +404,32 @@ def c_backend_short(root: Path) -> str | None:
     )
 
 
+@block
+def search_kernels(root: Path) -> str | None:
+    """benchmarks/search_kernels.py: the same candidates with generated kernels and without."""
+    report = results(root, "search_kernels")
+    if report is None:
+        return None
+    rows = []
+    for name, what in (
+        ("all", "random layers and three of the zoo"),
+        ("scored", "those that trained to the end"),
+    ):
+        part = report[name]
+        rows.append(
+            [what, str(part["candidates"]), f"{part['off_per_hour']:.0f}", f"{part['auto_per_hour']:.0f}",
+             f"{part['speed_up']:.2f}", f"{part['median_speed_up']:.2f}", f"{100 * part['kernel_share']:.0f} %",
+             f"{part['same_end']} of {part['candidates']}"]
+        )  # fmt: skip
+    head = (
+        f"{report['device']}, {report['cores']} cores, load {report['load']:.1f}, one slot; {report['scale']}, "
+        f"{' and '.join(report['proxies'])}; kernels by {report['kernels']}.\n\n"
+    )
+    columns = ["candidates", "how many", "per hour, eager", "per hour, kernels", "times as many", "median of each",
+               "of the time for compiling and checking", "end at the same stage"]  # fmt: skip
+    return head + table(columns, rows)
+
+
 def fill(text: str, blocks: dict[str, str], page: str = "the page") -> str:
     """The page with every marked place filled; ``SystemExit`` for a name that no block has."""
 

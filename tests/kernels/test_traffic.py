@@ -79,7 +79,7 @@ def test_a_layer_over_the_batch_sweeps_twice_or_meets_in_the_middle(counting: Mo
 
 
 def test_bytes_are_those_that_can_be_worked_out_by_hand(counting: ModuleType) -> None:
-    batch, tokens, channels = 4, 512, 256
+    batch, tokens, channels = 64, 512, 256
     x, vector = batch * tokens * channels * 2, channels * 4
     forward, backward = counting.moved(TOKENS[1], "btc", (batch, tokens, channels), groups=GROUPS)
     statistic = batch * tokens * 4
