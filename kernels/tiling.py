@@ -117,7 +117,12 @@ def resident_tiling(
     if prod(blocks.values()) > (limits.resident_backward if backward else limits.resident_forward):
         return None
     loop = _loop_axis(axes, sizes, domain, channels) if totals else None
-    _fill(blocks, sizes, [a for a in reversed(axes) if a not in domain], limits.fill)
+    most = limits.fill
+    if loop is not None:
+        # few programs leave few rows of vector gradients to add up, but every processor should have one
+        share = power_of_two(prod(sizes.values()) // limits.processors + 1) // 2
+        most = min(4 * limits.fill, max(limits.fill // 4, share))
+    _fill(blocks, sizes, [a for a in reversed(axes) if a not in domain], most)
     return _finish(axes, sizes, blocks, [a for a in axes if a in domain], [], loop, limits)
 
 

@@ -55,7 +55,7 @@ def traffic(plan: Plan, itemsize: int) -> Traffic:
                 unique += size
     rows = plan.buffers.get("rows")
     if rows is not None:
-        summed = (rows.shape[0] + prod(rows.shape)) * ACCUMULATOR
+        summed = (rows.shape[0] * rows.shape[2] + prod(rows.shape)) * ACCUMULATOR
         swept, unique = swept + summed, unique + summed
     return Traffic(swept, unique, elements * itemsize, len(plan.launches) + (rows is not None))
 

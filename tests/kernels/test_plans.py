@@ -54,7 +54,7 @@ def test_one_source_serves_all_widths_of_a_class() -> None:
     assert text(128, 256, 32, 32) == text(64, 512, 32, 32) == text(9, 64, 16, 32)
     tokens = {
         module_text("", plans(LayerSpec(LN, "btc"), (8, 2048, c), 1).backward.launches, "fast")
-        for c in (4096, 8192)
+        for c in (1024, 2048, 4096)
     }
     assert len(tokens) == 1
 
