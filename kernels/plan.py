@@ -30,6 +30,10 @@ from evonas.errors import UsageError
 
 #: Operations of full rank from which on a thread holds half as many elements, or registers spill.
 HEAVY = 18
+#: Operations that are worth many: the error function is a polynomial of high degree.
+WEIGHTS = {"erf": 24}
+#: From here on a program takes half as many rows, so that a thread can have twice the registers.
+HEAVIEST = 34
 #: Strides and positions are 32-bit integers; offsets of whole tensors have 64 bits.
 LARGEST = 2**31
 #: CUDA's limit on the programs of a one-dimensional grid.
@@ -174,6 +178,8 @@ class _Planner:
         domain = self._domain(roots)
         totals = bool(work.totals)
         limits = self.limits
+        if self.backward and self._full_rank(work) >= HEAVIEST:
+            limits = replace(limits, fill=limits.fill // 2)
         elements = prod(self.sizes[a] for a in domain)
 
         def enough(tiling: Tiling) -> bool:
@@ -288,7 +294,8 @@ class _Planner:
         """Operations on whole tensors that are left: a measure of how many registers a thread needs."""
         rank = len(self.axes)
         needed = self.ir.reachable(work.roots, self.known)
-        return sum(len(self.ir[i].varies) == rank and i not in self.known for i in needed)
+        whole = [i for i in needed if len(self.ir[i].varies) == rank and i not in self.known]
+        return sum(WEIGHTS.get(self.ir[i].op, 1) for i in whole)
 
     def _launch(
         self, kernel: KernelText, rename: Mapping[str, str], tiling: Tiling, more: Mapping[str, int]

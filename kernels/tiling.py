@@ -33,6 +33,11 @@ class Limits:
     cooperative: bool = False
     warps: int = 32
 
+    @property
+    def warp_elements(self) -> int:
+        """Elements that a warp holds: 16 a thread."""
+        return 16 * 1024 // self.warps
+
 
 LIMITS = Limits()
 
@@ -197,7 +202,7 @@ def team_tiling(
         steps=steps,
         team=team,
         members=members,
-        warps=min(max(base.tile_elements // 512, 4), limits.warps),
+        warps=min(max(base.tile_elements // limits.warp_elements, 4), limits.warps),
     )
 
 
@@ -244,7 +249,7 @@ def _finish(
 ) -> Tiling:
     tile = {a: blocks[a] for a in axes if blocks.get(a, 1) > 1} or {axes[-1]: 1}
     elements = prod(tile.values())
-    warps = min(max(elements // 512, 1), limits.warps)
+    warps = min(max(elements // limits.warp_elements, 1), limits.warps)
     chunks = steps = splits = split_steps = 1
 
     def count(a: str) -> int:
