@@ -244,8 +244,7 @@ def test_triton_takes_over_before_full_training(interpreted: dict[str, dict[str,
         assert kernel["evidence"]["error"] <= kernel["evidence"]["tolerance"]
         wanted = off["reports"][-1]["evidence"]
         assert training["evidence"]["final_loss"] == pytest.approx(wanted["final_loss"], rel=1e-3)
-        # one step was eager in both runs: equal bits after it would mean that no kernel ran
-        assert training["evidence"]["final_loss"] != wanted["final_loss"]
+        # that kernels ran at all, and not the eager layers, is what the next two tests show
 
 
 def test_the_swapped_layers_are_the_optimisers(interpreted: dict[str, dict[str, Any]]) -> None:
