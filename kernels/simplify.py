@@ -187,7 +187,6 @@ def simplify_mean(ir: IR, a: int, over: Axes) -> int:
     if value.op == "mul":
         centred = _squared_deviation(ir, a, over)
         if centred is not None:
-            ir.mean(centred, over)
             return ir.raw("var", (centred, ir.mean(centred, over)), over)
         return _mean_of_product(ir, a, over)
     if value.op == "mean" and not ir.split_means:
