@@ -77,9 +77,19 @@ def _proxies() -> tuple[Rows, list[str]]:
 
 
 def _layers() -> tuple[Rows, list[str]]:
+    from evonas.layers.stateful.registry import STATEFUL
     from evonas.layers.zoo import ZOO
 
     rows = [{"name": name, **entry._asdict()} for name, entry in ZOO.items()]
+    rows += [
+        {
+            "name": name,
+            "formula": entry.formula,
+            "source": entry.source,
+            "summary": f"{entry.summary} (with state)",
+        }
+        for name, entry in STATEFUL.items()
+    ]
     return rows, ["name", "formula", "summary", "source"]
 
 

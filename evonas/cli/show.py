@@ -14,6 +14,7 @@ from evonas.cli.values import shape as read_shape
 from evonas.graph import fingerprint
 from evonas.graph.fingerprint import TOLERANCE
 from evonas.layers.layer import Layer, named_layer, resolve_layer
+from evonas.layers.stateful.registry import stateful_entry
 from evonas.layers.zoo import ZOO
 from evonas.run.run import Run
 from evonas.run.session import load_all_plugins
@@ -84,6 +85,7 @@ def describe(layer: Layer, sizes: tuple[int, ...]) -> dict[str, Any]:
         "layout": layer.layout,
         "source": layer.source or None,
         "same_as": same_as(layer),
+        "state": None if layer.contract is None else asdict(layer.contract),
         "properties": asdict(layer.properties()),
         "cost": asdict(layer.cost(sizes)),
         "nodes": nodes(layer.graph),
@@ -106,6 +108,8 @@ def _print(layer: Layer, content: dict[str, Any]) -> None:
         ("layer", layer.name if layer.name != "layer" else None),
         ("source", content["source"]),
         ("formula", content["formula"]),
+        ("with state", f"class {stateful_entry(layer.stateful).class_name}; the formula is one batch in its warm-up"
+         if layer.stateful else None),
         ("canonical", content["canonical"] if content["canonical"] != content["formula"] else None),
         ("LaTeX", content["latex"]),
         ("digest", content["digest"]),
@@ -118,6 +122,8 @@ def _print(layer: Layer, content: dict[str, Any]) -> None:
                  f"{size(cost['bytes_fused'])} moved if fused, {size(cost['bytes_eager'])} if not, "
                  f"{cost['parameters']:,} parameters"),
     ]  # fmt: skip
+    if layer.contract is not None:
+        lines += layer.contract.lines()
     for name, value in lines:
         if value is not None:
             print(f"{name:<11} {value}")

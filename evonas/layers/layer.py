@@ -6,13 +6,16 @@ import importlib.util
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from evonas.errors import EnvironmentUnusable, EvonasError, UsageError, unknown_name
 from evonas.graph import Cost, Graph, Properties, analyse, canonical, cost, digest, format_latex, get_layout
+from evonas.layers.stateful.contract import StateContract
+from evonas.layers.stateful.of_graph import graph_contract
+from evonas.layers.stateful.registry import STATEFUL, stateful_entry
 from evonas.layers.zoo import ZOO
 
 if TYPE_CHECKING:
@@ -26,12 +29,43 @@ class Layer:
     """A discovered or known layer.
 
     name: zoo name, or whatever names it. graph: as written, active part only. layout: which tensors it is for.
+    stateful: empty, or the name in ``evonas.layers.STATEFUL`` of the class that modules are made from; the graph is
+    then what the layer does to one batch in its warm-up, and ``contract`` tells the rest.
     """
 
     name: str
     graph: Graph
     layout: str = "nchw"
     source: str = ""
+    stateful: str = ""
+
+    @property
+    def text(self) -> str:
+        """What ``resolve_layer`` makes this layer of again: the name of a layer with state, else the formula."""
+        return self.stateful or self.formula
+
+    @property
+    def contract(self) -> StateContract | None:
+        """Buffers, warm-up, both formulas and gradient rule; None for a layer without state."""
+        if self.stateful:
+            return stateful_entry(self.stateful).contract
+        return graph_contract(self.graph, self.layout)
+
+    def laid_out(self, layout: str) -> Layer:
+        """The same layer for tensors of another layout.
+
+        Raises:
+            UsageError: an unknown layout. FormulaError: an index set that it does not have.
+        """
+        where = get_layout(layout)
+        if self.stateful and layout != self.layout:
+            formulas = stateful_entry(self.stateful).formulas
+            if layout not in formulas:
+                raise UsageError(f"layer {self.name} is for {' and '.join(formulas)}, not for {layout}")
+            return replace(self, graph=Graph.parse(formulas[layout]), layout=layout)
+        for index in self.graph.index_sets:
+            where.check(index)
+        return replace(self, layout=where.name)
 
     @property
     def formula(self) -> str:
@@ -72,7 +106,9 @@ class Layer:
             backend: "eager" is the reference. "triton" runs generated kernels and refuses what has none. "auto" runs
                 them on CUDA and the reference elsewhere. "c" runs generated C, on float32 tensors on the CPU and
                 on nothing else.
-            options: groups, group_size, eps, momentum, affine, device, dtype of ``GraphLayer``.
+            options: groups, group_size, eps, momentum, affine, device, dtype of ``GraphLayer``. A layer with state
+                takes eps, affine, device, dtype and its own, leaves out the other three, and has the backends "auto"
+                and "eager", which are the same.
 
         Raises:
             UsageError: an unknown layout or backend, an index set that the layout does not have, or with "triton"
@@ -83,6 +119,13 @@ class Layer:
             raise unknown_name("backend", backend, BACKENDS)
         from evonas.layers.module import GraphLayer
 
+        if self.stateful:
+            from evonas.layers.stateful.making import make_stateful
+
+            # a StatefulLayer: called in the same way, with the same weight and bias
+            return cast(
+                "GraphLayer", make_stateful(self.stateful, channels, layout or self.layout, backend, options)
+            )
         where = get_layout(layout or self.layout)
         for index in self.graph.index_sets:
             where.check(index)
@@ -122,8 +165,11 @@ def _triton_installed() -> bool:
 
 def named_layer(name: str) -> Layer:
     """A layer of the zoo; ``UsageError`` with the nearest name otherwise."""
+    if name in STATEFUL:
+        entry = STATEFUL[name]
+        return Layer(name, Graph.parse(entry.formula), entry.layout, entry.source, stateful=name)
     if name not in ZOO:
-        raise unknown_name("layer", name, ZOO, hint="`evonas list layers` shows all")
+        raise unknown_name("layer", name, [*ZOO, *STATEFUL], hint="`evonas list layers` shows all")
     return Layer(name, Graph.parse(ZOO[name].formula), source=ZOO[name].source)
 
 
@@ -140,12 +186,14 @@ def resolve_layer(spec: str | Path | Graph | Layer) -> Layer:
     if isinstance(spec, Path):
         return _from_file(spec)
     text = spec.strip()
-    if text in ZOO:
+    if text in ZOO or text in STATEFUL:
         return named_layer(text)
     if _looks_like_a_path(text):
         return _from_file(Path(text))
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) and text not in ("x", "v0", "v1"):
-        raise unknown_name("layer", _short(text), ZOO, hint='or write a formula such as "max(x, 0)"')
+        raise unknown_name(
+            "layer", _short(text), [*ZOO, *STATEFUL], hint='or write a formula such as "max(x, 0)"'
+        )
     return Layer("layer", Graph.parse(text))
 
 
