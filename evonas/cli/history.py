@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from evonas.cli.output import emit, microseconds, score, seconds, table
 from evonas.errors import UsageError
-from evonas.graph import Graph
-from evonas.layers.layer import Layer
+from evonas.layers.layer import Layer, layer_of
 from evonas.run.run import Run
 from evonas.run.session import open_settings, recorded_space
 
@@ -52,7 +52,7 @@ class History:
         name, layout = f"{self.run.id}/{self.id}", self._space.layout.name
         if not self.row["formula"] and not self.row["genotype"]:
             raise UsageError(f"candidate {self.id} has no graph", hint=f"evonas top {self.run.path}")
-        return Layer(name, Graph.parse(self.formula(self.row)), layout, source=str(self.run.path))
+        return replace(layer_of(self.formula(self.row), layout), name=name, source=str(self.run.path))
 
     def ancestors(self) -> list[dict[str, Any]]:
         """The candidate's parent, its parent and so on."""

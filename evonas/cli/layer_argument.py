@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evonas.cli.values import shape as read_shape
-from evonas.errors import unknown_name
+from evonas.errors import UsageError, unknown_name
 from evonas.graph.cost import resolve_groups
 from evonas.layers.layer import Layer, resolve_layer
 from evonas.run.session import load_all_plugins
@@ -29,7 +29,13 @@ def read_layer(target: str, candidate: str | None, plugins: Sequence[str], runs:
 
     load_all_plugins(describe_plugins(plugins))
     if candidate is None and not _is_run(target):
-        return resolve_layer(target)
+        layer = resolve_layer(target)
+        if layer.stateful:
+            raise UsageError(
+                f"{target} keeps state and has no generated kernels",
+                hint=f'its formula has, which is one batch in its warm-up: "{layer.formula}"',
+            )
+        return layer
     from evonas.cli.history import History
     from evonas.run.run import Run
 

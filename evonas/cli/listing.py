@@ -23,7 +23,7 @@ def list_things(what: str, *, plugins: Sequence[str], json: bool) -> int:
     from evonas.plugins import GROUPS, describe_plugins, load_entry_points, load_plugins
 
     load_plugins(describe_plugins(plugins))
-    for group in GROUPS if what == "plugins" else ("evonas.primitives", "evonas.spaces"):
+    for group in GROUPS if what == "plugins" else ("evonas.primitives", "evonas.spaces", "evonas.layers"):
         load_entry_points(group)
     rows, shown = _KINDS[what]()
     if json:

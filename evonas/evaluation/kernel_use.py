@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from evonas.errors import EnvironmentUnusable, EvonasError
+from evonas.errors import EnvironmentUnusable, EvonasError, UsageError
 from evonas.evaluation.kernel_check import agreement
 from evonas.evaluation.kernel_choice import PAYS_FROM, choose
 from evonas.evaluation.protocol import Outcome, StageReport, Task
@@ -177,6 +177,8 @@ class Triton(Eager):
     def _prepare(self, candidate: Candidate, trainer: Trainer, report: StageReport) -> None:
         from evonas.layers.kernel_layer import KernelLayer
 
+        _check_graph(candidate)
+
         def make(channels: int) -> GraphLayer:
             return KernelLayer.sharing(_eager(candidate, channels), strict=True)
 
@@ -276,7 +278,13 @@ def _in_c(candidate: Candidate, channels: int, strict: bool = False) -> GraphLay
     return CGraphLayer(layer.graph, channels, layout=layer.layout, strict=strict, **candidate.options)
 
 
+def _check_graph(candidate: Candidate) -> None:
+    if candidate.layer.stateful:
+        raise UsageError("a layer with state has a class of its own and no generated kernels")
+
+
 def _spec_of(candidate: Candidate) -> LayerSpec:
+    _check_graph(candidate)
     made = _eager(candidate, candidate.options.get("group_size", 1))
     return LayerSpec(made.formula, made.layout.name, affine=made.weight is not None, eps=made.eps)
 

@@ -36,7 +36,8 @@ def eval_affine(layer: nn.Module) -> Affine:
     declares; both are then confirmed on random tensors in float64.
 
     Raises:
-        UsageError: the layer is not affine per channel at evaluation; the message says which part is not.
+        UsageError: the layer is not affine per channel at evaluation, the message says which part is not; or scale and
+            shift are not finite.
     """
     if isinstance(layer, GraphLayer):
         reason = not_affine(layer.graph)
@@ -59,6 +60,8 @@ def eval_affine(layer: nn.Module) -> Affine:
         found = Affine(pair[0].detach(), pair[1].detach(), layer.eval_rest())
     else:
         raise UsageError(f"{type(layer).__name__} is no layer of evonas, only these are folded")
+    if not bool(torch.isfinite(found.scale).all() and torch.isfinite(found.shift).all()):
+        raise UsageError("its scale or its shift at evaluation is not finite")
     _confirm(layer, found)
     return found
 

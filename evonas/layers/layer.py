@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import re
@@ -79,8 +80,11 @@ class Layer:
 
     @property
     def digest(self) -> str:
-        """32 hexadecimal digits, equal for layers with the same canonical graph."""
-        return digest(self.graph).hex()
+        """32 hexadecimal digits, equal for layers with the same canonical graph; a layer with state has its own."""
+        plain = digest(self.graph)
+        if not self.stateful:
+            return plain.hex()
+        return hashlib.blake2b(b"stateful:" + self.stateful.encode() + plain, digest_size=16).hexdigest()
 
     @property
     def latex(self) -> str:
@@ -195,6 +199,13 @@ def resolve_layer(spec: str | Path | Graph | Layer) -> Layer:
             "layer", _short(text), [*ZOO, *STATEFUL], hint='or write a formula such as "max(x, 0)"'
         )
     return Layer("layer", Graph.parse(text))
+
+
+def layer_of(text: str, layout: str = "nchw") -> Layer:
+    """The layer that a task or a log names: a formula, or the name of a layer with state (``Layer.text``)."""
+    if text in STATEFUL:
+        return named_layer(text).laid_out(layout)
+    return Layer("layer", Graph.parse(text), layout)
 
 
 def _looks_like_a_path(text: str) -> bool:

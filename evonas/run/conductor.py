@@ -103,7 +103,8 @@ class Conductor:
         self.arms = {"search": Arm("search", settings.search.strategy, space, settings)}
         if settings.search.control != "none":
             self.arms["control"] = Arm("control", settings.search.control, space, settings)
-        self.baselines = [resolve_layer(text) for text in settings.search.baselines]
+        layout = space.layout.name
+        self.baselines = [resolve_layer(text).laid_out(layout) for text in settings.search.baselines]
         self.baseline_ids: dict[int, str] = {}
         self.baseline_scores: dict[int, tuple[float, ...]] = {}
         self.baseline_latencies: dict[int, float] = {}
@@ -175,7 +176,7 @@ class Conductor:
         name = layer.name if layer.name != "layer" else layer.formula
         return Event(
             "proposed", arm="baseline", candidate=self.next_candidate, attempt=1, origin="baseline",
-            digest=bytes.fromhex(layer.digest), formula=layer.formula, outcome="dispatched",
+            digest=bytes.fromhex(layer.digest), formula=layer.text, outcome="dispatched",
             detail=pack({"name": name, **self.latency.detail(layer.formula)}),
         )  # fmt: skip
 

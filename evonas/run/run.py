@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from evonas.errors import UsageError
-from evonas.graph import Graph
-from evonas.layers.layer import Layer
+from evonas.layers.layer import Layer, layer_of
 from evonas.run.candidates import candidate_table
 from evonas.run.directory import RunDirectory, find_run
 from evonas.run.funnel_table import FunnelTable
@@ -184,8 +184,8 @@ class Run:
                 f"candidate {candidate} was turned away by stage {row['stage']}: {row['reason']}"
             )
         layout = str(self.directory.space.get("layout", "nchw"))
-        return Layer(
-            f"{self.id}/{row['candidate']}", Graph.parse(row["formula"]), layout, source=str(self.path)
+        return replace(
+            layer_of(row["formula"], layout), name=f"{self.id}/{row['candidate']}", source=str(self.path)
         )
 
     def __repr__(self) -> str:

@@ -46,7 +46,7 @@ from evonas.search_spaces import Space
 def load_all_plugins(plugins: Sequence[Mapping[str, str]]) -> None:
     """The files that the user named, then the entry points of installed packages."""
     load_plugins(plugins)
-    for group in ("evonas.primitives", "evonas.spaces"):
+    for group in ("evonas.primitives", "evonas.spaces", "evonas.layers"):
         load_entry_points(group)
 
 
@@ -75,9 +75,7 @@ def check_settings(settings: Settings) -> Space:
     if settings.search.control not in ("none", *strategy_names()):
         raise unknown_name("control strategy", settings.search.control, ["none", *strategy_names()])
     for text in settings.search.baselines:
-        layer = resolve_layer(text)
-        for index in layer.graph.index_sets:
-            space.layout.check(index)
+        resolve_layer(text).laid_out(space.layout.name)
     for text in settings.search.seeds:
         space.check(resolve_layer(text).graph)
     matter = asdict(settings.matter)
@@ -121,7 +119,7 @@ def _check_reachable(settings: Settings, space: Space) -> None:
         return
     installed = {
         point.value.partition(":")[0].partition(".")[0]
-        for group in ("evonas.primitives", "evonas.spaces")
+        for group in ("evonas.primitives", "evonas.spaces", "evonas.layers")
         for point in entry_points(group=group)
     }
     for row in space.rows:
@@ -248,7 +246,7 @@ def _self_contained(settings: Settings) -> Settings:
     path for data."""
 
     def formula(text: str) -> str:
-        return text if text in ZOO else resolve_layer(text).formula
+        return text if text in ZOO else resolve_layer(text).text
 
     search, evaluation = settings.search, settings.evaluation
     path = evaluation.data_path

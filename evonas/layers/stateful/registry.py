@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -104,9 +106,7 @@ def stateful_layer(
                 f"{cls.__name__} declares no contract", hint="contract = evonas.layers.StateContract(...)"
             )
         known = STATEFUL.get(name)
-        if name in ZOO or (
-            known is not None and (known.cls is None or known.cls.__qualname__ != cls.__qualname__)
-        ):
+        if name in ZOO or (known is not None and (known.cls is None or _defined(known.cls) != _defined(cls))):
             raise PluginError(
                 f"there is a layer {name!r} already", hint="take a prefix of your own, acme_norm"
             )
@@ -115,3 +115,9 @@ def stateful_layer(
         return cls
 
     return register
+
+
+def _defined(cls: type) -> tuple[str, str]:
+    """File and name of a class: a script and a plug-in file may both be the one."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return os.path.realpath(file) if file else cls.__module__, cls.__qualname__
