@@ -238,7 +238,8 @@ def _check_map(layer: nn.Module, linear: nn.Module, position: str) -> None:
     if isinstance(linear, nn.Linear):
         channels = linear.out_features if out else linear.in_features
     else:
-        channels = linear.out_channels if out else linear.in_channels  # type: ignore[union-attr]
+        assert isinstance(linear, nn.Conv1d | nn.Conv2d)
+        channels = linear.out_channels if out else linear.in_channels
     if channels != layer.channels:
         raise UsageError(
             f"the layer has {layer.channels} channels, the {'output' if out else 'input'} of the map {channels}"

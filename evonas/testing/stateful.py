@@ -238,7 +238,7 @@ class StatefulContract:
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for p in layer.parameters():
-                p += 0.3 * torch.randn(p.shape, generator=generator, dtype=torch.float64)
+                p.add_(0.3 * torch.randn(p.shape, generator=generator, dtype=torch.float64))
         self._train(layer, layout, self.steps)
         layer.zero_grad()
         return layer
@@ -270,8 +270,8 @@ class StatefulContract:
         parameters = dict(layer.named_parameters())
         weight, bias = parameters["weight"], parameters["bias"]
         with torch.no_grad():
-            weight += torch.linspace(-0.4, 0.4, self.channels)
-            bias += torch.linspace(0.2, -0.2, self.channels)
+            weight.add_(torch.linspace(-0.4, 0.4, self.channels))
+            bias.add_(torch.linspace(0.2, -0.2, self.channels))
         for n in range(self.steps):
             x, dy = self._input("btc", 1000 + n).requires_grad_(), self._input("btc", 2000 + n)
             wanted = self.reference(_state(layer), x.detach(), dy, weight.detach(), bias.detach())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from evonas.layers.stateful.contract import Buffer, StateContract
 
 _C = ("C",)
@@ -79,7 +81,7 @@ UNIFIED_NORM = StateContract(
 )  # fmt: skip
 
 #: name -> fields of ``StatefulEntry``, contract
-BUILTIN: dict[str, tuple[dict[str, object], StateContract]] = {
+BUILTIN: dict[str, tuple[dict[str, Any], StateContract]] = {
     "power_norm": (
         {
             "formulas": {

@@ -35,7 +35,7 @@ class ScaledGradient(torch.autograd.Function):
         return a.view_as(a)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (factor,) = ctx.saved_tensors
         return grad * factor.to(grad.dtype), None
 

@@ -28,7 +28,8 @@ def graph_contract(graph: Graph, layout: str = "nchw") -> StateContract | None:
     Every node with ``b`` in its index set has one buffer, ``statistics.<n>.running``, n counting such nodes.
     """
     graph, where = graph.active(), get_layout(layout)
-    buffers, values = [], []
+    buffers: list[Buffer] = []
+    values: list[str] = []
     for here, (op, _, index) in graph.operations():
         if index is None or "b" not in index:
             continue

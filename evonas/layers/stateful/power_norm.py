@@ -113,7 +113,7 @@ class _PowerScale(torch.autograd.Function):
         return z
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         z, v = ctx.saved_tensors
         approximate = g - (1.0 - ctx.decay) * ctx.average.to(z.dtype, copy=True) * z
         if ctx.kept is not None:

@@ -152,7 +152,7 @@ class _WindowScale(torch.autograd.Function):
         return z
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         z, var, r, skip, alone, step = ctx.saved_tensors
         g = grad * r
         gz = mean_over_positions((g * z).detach(), ctx.kept)
