@@ -57,6 +57,16 @@ def _print_settings(values: Mapping[str, Any], origins: Mapping[str, str]) -> No
     emit(table("Settings", ["setting", "value", "from"], rows, fold=["value"]))
 
 
+def _extra(budget: Mapping[str, Any]) -> str:
+    """What of the re-ranking's trainings is not one of all the data at the usual rate."""
+    parts = []
+    if "sweep_trainings_per_proxy" in budget:
+        parts.append(f"{budget['sweep_trainings_per_proxy']} of them for learning rates")
+    if "data_sizes" in budget:
+        parts.append(f"each seed at {budget['data_sizes']} sizes of the data")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
 def _print_plan(plan: Mapping[str, Any]) -> None:
     space, budget, slots = plan["space"], plan["budget"], plan["slots"]
     print(f"space   {space['name']}: {space['operations']} operations, {space['nodes']} nodes, "
@@ -68,7 +78,7 @@ def _print_plan(plan: Mapping[str, Any]) -> None:
     arms = ", ".join(f"{arm} ({strategy})" for arm, strategy in plan["arms"].items())
     print(f"budget  {budget['candidates_per_arm']} evaluated candidates for each of: {arms}; "
           f"{budget['baselines']} baselines; {budget['finalists']} finalists, "
-          f"{budget['rerank_trainings_per_proxy']} re-ranking trainings per proxy")  # fmt: skip
+          f"{budget['rerank_trainings_per_proxy']} re-ranking trainings per proxy{_extra(budget)}")  # fmt: skip
     print(f"slots   {slots['count']} ({slots['backend']}) on {slots['processors']} processors here")
     if plan["seconds"] is None:
         print("cost    unknown: the evaluator is a plug-in's")

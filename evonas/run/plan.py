@@ -87,6 +87,9 @@ def make_plan(settings: Settings, space: Space, *, measure: bool = True) -> dict
     arms = 1 if search.control == "none" else 2
     finalists = rerank.top + (rerank.control_top if arms > 1 else 0) + len(search.baselines)
     replicates = finalists * rerank.seeds
+    sizes = 1 + sum(share < 1 for share in rerank.data_shares)
+    swept = finalists * len(rerank.lr_factors) if replicates else 0
+    finals = replicates * sizes + swept
     candidates, baselines = arms * search.candidates, len(search.baselines)
     cores = _cores()
     plan: dict[str, Any] = {
@@ -106,7 +109,9 @@ def make_plan(settings: Settings, space: Space, *, measure: bool = True) -> dict
             "candidates": candidates,
             "baselines": baselines,
             "finalists": finalists if replicates else 0,
-            "rerank_trainings_per_proxy": replicates,
+            "rerank_trainings_per_proxy": finals,
+            **({"sweep_trainings_per_proxy": swept} if swept else {}),
+            **({"data_sizes": sizes} if replicates and sizes > 1 else {}),
             "max_time_s": search.max_time_s or None,
         },
         "slots": {"count": settings.workers.count, "backend": settings.workers.backend, "processors": cores},
@@ -120,8 +125,8 @@ def make_plan(settings: Settings, space: Space, *, measure: bool = True) -> dict
         {name: getattr(c, name) for name in ("proxy", "steps", "quality_steps", "step", "ascent", "measured")}
         for c in costs
     ]
-    plan["trainings"] = _trainings(settings, costs, candidates, baselines, replicates)
-    plan["seconds"] = _seconds(settings, costs, candidates, baselines, replicates, cores)
+    plan["trainings"] = _trainings(settings, costs, candidates, baselines, finals)
+    plan["seconds"] = _seconds(settings, costs, candidates, baselines, finals, cores)
     plan["memory_bytes"] = memory
     return plan
 
@@ -140,7 +145,10 @@ def _stages(settings: Settings) -> list[str]:
     names += ["stability"] if settings.evaluation.stability else []
     names += ["kernel"] if backend == "triton" else []
     names += ["matter"] if settings.matter.enabled else []
-    return [*names, "training", *(["rerank"] if settings.rerank.seeds else [])]
+    names.append("training")
+    if settings.rerank.seeds:
+        names += ["sweep", "rerank"] if settings.rerank.lr_factors else ["rerank"]
+    return names
 
 
 def _kernels(settings: Settings) -> str:
@@ -161,16 +169,16 @@ def _kernels(settings: Settings) -> str:
 
 
 def _trainings(
-    settings: Settings, costs: list[ProxyCost], candidates: int, baselines: int, replicates: int
+    settings: Settings, costs: list[ProxyCost], candidates: int, baselines: int, finals: int
 ) -> dict[str, Any]:
     """Full trainings and training steps, from all-rejected to all-trained."""
     full = sum(c.steps for c in costs)
     final = sum(round(c.steps * settings.rerank.budget) for c in costs)
     first = _first_test(settings, costs[0])
-    always = baselines * full + replicates * final
+    always = baselines * full + finals * final
     return {
-        "low": (baselines + replicates) * len(costs),
-        "high": (candidates + baselines + replicates) * len(costs),
+        "low": (baselines + finals) * len(costs),
+        "high": (candidates + baselines + finals) * len(costs),
         "steps_low": always + candidates * first,
         "steps_high": always + candidates * full,
     }
@@ -187,7 +195,7 @@ def _first_test(settings: Settings, cost: ProxyCost) -> int:
 
 
 def _seconds(
-    settings: Settings, costs: list[ProxyCost], candidates: int, baselines: int, replicates: int, cores: int
+    settings: Settings, costs: list[ProxyCost], candidates: int, baselines: int, finals: int, cores: int
 ) -> dict[str, float]:
     evaluation = settings.evaluation
     # the steps of the quality test are the first ones of the training
@@ -200,7 +208,7 @@ def _seconds(
     rejected = _first_test(settings, costs[0]) * costs[0].step
     if not evaluation.hurdle:
         rejected += costs[0].validation
-    always = baselines * trained + replicates * final
+    always = baselines * trained + finals * final
     at_once = max(1, min(settings.workers.count, cores))
     figures = {
         "low": always + candidates * rejected,
