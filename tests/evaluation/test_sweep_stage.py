@@ -12,6 +12,7 @@ from evonas.evaluation.funnel import ProxyEvaluator
 from evonas.evaluation.protocol import Outcome, Task
 from evonas.evaluation.sweep import search_grid
 from evonas.layers import ZOO
+from evonas.layers.layer import named_layer
 from evonas.proxies import Trainer
 
 SHORT = {"steps": 12, "quality_steps": 12, "stability_steps": 1}
@@ -28,7 +29,7 @@ def _evaluate(evaluator: ProxyEvaluator, layer: str, **fields: object) -> Outcom
 
 
 def test_every_factor_is_trained_on_every_proxy(evaluator: ProxyEvaluator) -> None:
-    outcome = _evaluate(evaluator, "bn_relu", mode="sweep", lr_factors=(2.0, 0.25, 1.0))
+    outcome = _evaluate(evaluator, "gn_relu", mode="sweep", lr_factors=(2.0, 0.25, 1.0))
     assert outcome.status == "scored"
     assert [(r.stage, r.proxy, r.passed) for r in outcome.reports] == [
         ("sweep", "mobilenet", True),
@@ -45,7 +46,7 @@ def test_every_factor_is_trained_on_every_proxy(evaluator: ProxyEvaluator) -> No
         assert report.evidence["best"] in [p["factor"] for p in points if p["score"] == best["score"]]
         assert report.seconds > 0
     # the point of factor 1 is the training that a task without factors has
-    plain = _evaluate(evaluator, "bn_relu", mode="train")
+    plain = _evaluate(evaluator, "gn_relu", mode="train")
     assert [r.evidence["points"][1]["score"] for r in outcome.reports] == list(plain.scores.values())
 
 
@@ -66,12 +67,12 @@ def test_points_that_diverge_count_as_nothing(evaluator: ProxyEvaluator) -> None
 
 def test_a_final_training_takes_its_factors_and_sizes(evaluator: ProxyEvaluator) -> None:
     task = {"mode": "final", "lr": {"mobilenet": 0.5}, "data_shares": (0.1,), "budget": 0.5}
-    outcome = _evaluate(evaluator, "bn_relu", **task)
+    outcome = _evaluate(evaluator, "gn_relu", **task)
     shares = [(r.proxy, r.evidence.get("share", 1.0)) for r in outcome.reports]
     assert shares == [("mobilenet", 1.0), ("mobilenet", 0.1), ("resnet", 1.0), ("resnet", 0.1)]
     whole, part = outcome.reports[:2]
     assert outcome.scores["mobilenet"] == whole.evidence["score"]
-    layer = ZOO["bn_relu"]
+    layer = named_layer("gn_relu")
     [mobilenet, _] = evaluator.proxies
 
     def trained(**options: float) -> float:
