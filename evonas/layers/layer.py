@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from evonas.errors import EnvironmentUnusable, EvonasError, UsageError, unknown_name
 from evonas.graph import Cost, Graph, Properties, analyse, canonical, cost, digest, format_latex, get_layout
+from evonas.graph.graph import PARAMETER_LEAVES
 from evonas.layers.zoo import ZOO
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def resolve_layer(spec: str | Path | Graph | Layer) -> Layer:
         return named_layer(text)
     if _looks_like_a_path(text):
         return _from_file(Path(text))
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) and text not in ("x", "v0", "v1"):
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) and text not in ("x", *PARAMETER_LEAVES):
         raise unknown_name("layer", _short(text), ZOO, hint='or write a formula such as "max(x, 0)"')
     return Layer("layer", Graph.parse(text))
 
