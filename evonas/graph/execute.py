@@ -118,7 +118,8 @@ def backward(graph: Graph, values: Sequence[Array], g: Array, ops: ArrayOps) -> 
     """Adjoints of x and the parameters from the adjoint ``g`` of the output, by the primitives' gradients.
 
     They are adjoints of the leaf *expanded* to the full shape: sum a vector's over every axis but the
-    channels for its gradient (``reduce_to_vector``), a scalar's over all (``reduce_to_scalar``). A leaf that the output does not depend on is missing.
+    channels for its gradient (``reduce_to_vector``), a scalar's over all (``reduce_to_scalar``). A leaf that
+    the output does not depend on is missing.
     """
     first = len(graph.leaves)
     adjoints: dict[int, Array] = {graph.output: g}

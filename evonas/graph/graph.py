@@ -90,6 +90,20 @@ class Graph:
         )
         return Graph(tuple(self.leaves[i] for i in kept if i < first), nodes, new[self.output])
 
+    def after(self, first: Graph) -> Graph:
+        """This graph on the output of another one: f(g(x)). Leaves of the same name become one."""
+        builder = GraphBuilder()
+
+        def put(graph: Graph, x: object | None) -> object:
+            handles: list[object] = []
+            for leaf in graph.leaves:
+                handles.append(x if leaf == "x" and x is not None else builder.leaf(leaf))
+            for op, args, index in graph.nodes:
+                handles.append(builder.node(op, [handles[a] for a in args], index))
+            return handles[graph.output]
+
+        return builder.build(put(self, put(first, None))).active()
+
     def operations(self) -> Iterator[tuple[int, Node]]:
         """Pairs (id, node) in topological order."""
         return enumerate(self.nodes, start=len(self.leaves))
