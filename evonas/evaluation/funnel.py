@@ -24,8 +24,7 @@ from evonas.evaluation.kernel_use import layout_of, make_kernels
 from evonas.evaluation.protocol import Outcome, StageReport, Task
 from evonas.evaluation.registry import evaluator
 from evonas.evolution.matter import can_still_matter
-from evonas.graph import Assembly
-from evonas.layers import AssembledLayer, Layer, candidate_of
+from evonas.layers import AssembledLayer, Layer, candidate_from
 from evonas.proxies import Proxy
 from evonas.proxies.screens import quality_test, stability_test
 from evonas.proxies.trainer import Trainer, configured_process
@@ -304,7 +303,7 @@ class ProxyEvaluator:
         if task.mode not in self.modes:
             raise unknown_name("evaluation mode", task.mode, self.modes)
         started = time.perf_counter()
-        layer = candidate_of(Assembly.parse(task.formula), "candidate")
+        layer = candidate_from(task.formula, "candidate")
         candidate = Candidate(task, layer, self.layer_options)
         for stage in self.modes[task.mode]:
             stage.run(candidate)
