@@ -35,8 +35,11 @@ _LAZY = {
 }
 
 
-def layer(spec: Any) -> Layer:
+def layer(spec: Any) -> Any:
     """A layer from a zoo name, a formula, a file, a graph, or a pair ``(run, candidate id or "best")``.
+
+    The text of an assembly (``norm: x / rms[c](x); act: x * sigmoid(x)``, or two names, ``rms_norm+silu``) gives an
+    ``AssembledLayer``, which has a module per place in a network.
 
     Raises:
         UsageError, FormulaError: nothing of the kind; the message tells what was tried.
@@ -44,9 +47,9 @@ def layer(spec: Any) -> Layer:
     if isinstance(spec, tuple) and len(spec) == 2:
         run, candidate = spec
         return (run if hasattr(run, "layer") else open_run(run)).layer(candidate)
-    from evonas.layers.layer import resolve_layer
+    from evonas.layers import ZOO, resolve_candidate, resolve_layer
 
-    return resolve_layer(spec)
+    return resolve_layer(spec) if isinstance(spec, str) and spec.strip() in ZOO else resolve_candidate(spec)
 
 
 def open_run(path: Any, root: Any = "runs") -> Run:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from evonas.run.funnel_table import FunnelTable
 
-_CHEAP = ("structural", "duplicate", "probe")
+_CHEAP = ("structural", "duplicate", "probe", "causal")
 
 
 def score_table(
