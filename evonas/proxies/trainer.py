@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from evonas.data.batches import Batches, whole
 from evonas.data.types import Split
+from evonas.proxies import schedules
 from evonas.proxies.building import build
 from evonas.proxies.networks.blocks import MakeLayer
+from evonas.proxies.optimisers import make_optimiser
 from evonas.proxies.registry import Proxy
 
 
@@ -81,13 +83,17 @@ class Trainer:
         *,
         seed: int = 0,
         budget: float = 1.0,
+        lr_factor: float = 1.0,
+        share: float = 1.0,
         device: torch.device | str = "cpu",
     ) -> None:
-        """``budget`` multiplies the steps; the schedule stretches with it."""
+        """``budget`` multiplies the steps; the schedule stretches with it. ``lr_factor`` multiplies the learning rate.
+        ``share``: of the training data, that are seen; the steps stay the same."""
         started = time.perf_counter()
         spec = proxy.spec
         self.proxy, self.device = proxy, torch.device(device)
         self.total = max(1, round(spec.steps * budget))
+        self.lr = spec.lr * lr_factor
         self.built = build(proxy, make_layer, seed, self.device)
         self.network: nn.Module = self.built.network
         self._decayed, self._undecayed = self.built.decayed(), self.built.undecayed()
@@ -95,16 +101,12 @@ class Trainer:
             {"params": self._decayed, "weight_decay": spec.weight_decay},
             {"params": self._undecayed, "weight_decay": 0.0},
         ]
-        self._optimiser = torch.optim.SGD(
-            [g for g in groups if g["params"]],
-            lr=spec.lr,
-            momentum=spec.momentum,
-            nesterov=spec.nesterov and spec.momentum > 0,
-            fused=True,
+        self._optimiser = make_optimiser(
+            "sgd", groups, lr=self.lr, momentum=spec.momentum, nesterov=spec.nesterov
         )
         self._batches = Batches(
             proxy.data, batch=spec.batch, crop=spec.crop, pool=spec.pool, flip=spec.flip, seed=seed,
-            device=self.device,
+            share=share, device=self.device,
         )  # fmt: skip
         self.step = 0
         self.losses: list[float] = []
@@ -150,10 +152,7 @@ class Trainer:
 
     def rate(self, step: int) -> float:
         """Learning rate of step ``step`` (from 0)."""
-        spec = self.proxy.spec
-        if spec.schedule == "constant":
-            return spec.lr
-        return spec.lr * 0.5 * (1.0 + math.cos(math.pi * step / self.total))
+        return schedules.rate(self.proxy.spec.schedule, self.lr, step, self.total)
 
     def run(self, until_step: int | None = None) -> None:
         """Train until ``until_step`` steps are done (None: all), or until the loss is not finite."""
@@ -173,8 +172,7 @@ class Trainer:
     def _advance(self) -> Tensor:
         spec = self.proxy.spec
         images, labels = self._batches(self.step)
-        for group in self._optimiser.param_groups:
-            group["lr"] = self.rate(self.step)
+        schedules.set_rate(self._optimiser.param_groups, self.rate(self.step))
         self._optimiser.zero_grad(set_to_none=True)
         loss = F.cross_entropy(self.network(images), labels, label_smoothing=spec.label_smoothing)
         loss.backward()
