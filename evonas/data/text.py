@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evonas.errors import DataError, UsageError
+from evonas.errors import DataError
 
 #: of the documents that a source does not hold out itself, every tenth is held out.
 HELDOUT = 10
@@ -49,13 +49,6 @@ class TextView:
     validation: TextSplit
 
     kind = "text"
-
-    def share(self, fraction: float) -> TextView:
-        """The first ``fraction`` of the training text, in (0, 1]; the same validation part."""
-        if not 0.0 < fraction <= 1.0:
-            raise UsageError(f"fraction is {fraction}, needed is a number above 0, at most 1")
-        kept = self.train.data[: max(1, round(fraction * len(self.train)))]
-        return TextView(self.name, TextSplit(kept), self.validation)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from evonas.data.batches import shared
 from evonas.data.text import TextSplit, TextView
 from evonas.data.vocabulary import Vocabulary
 from evonas.errors import UsageError
@@ -18,6 +19,8 @@ from evonas.rng import derive_seed
 
 _TOKENS: OrderedDict[tuple[int, int, str], tuple[TextSplit, Vocabulary, Tensor]] = OrderedDict()
 _KEPT = 16
+#: tokens of a block, where a training is given a share of them.
+BLOCK = 4096
 
 
 def tokens(split: TextSplit, vocabulary: Vocabulary, device: torch.device) -> Tensor:
@@ -50,14 +53,22 @@ class Windows:
         batch: int,
         sequence: int,
         seed: int = 0,
+        share: float = 1.0,
         device: torch.device | str = "cpu",
     ) -> None:
         """``batch`` windows a step, of ``sequence`` tokens and the one after.
 
-        Raises UsageError where the training part is shorter than a window.
+        ``share``: of the training tokens, that are seen at all, in whole blocks of 4,096 that ``seed`` chooses; a
+        smaller share is part of a larger one.
+
+        Raises UsageError where the training part, or the share of it, is shorter than a window.
         """
         self.device = torch.device(device)
         self.stream = tokens(view.train, vocabulary, self.device)
+        kept = shared(-(-len(self.stream) // BLOCK), share, seed=seed, what=f"blocks of {view.name!r}")
+        if kept is not None:
+            blocks = self.stream.split(BLOCK)
+            self.stream = torch.cat([blocks[i] for i in sorted(kept.tolist())])
         _long_enough(self.stream, sequence, f"the training part of data set {view.name!r}")
         self.batch, self.sequence, self.seed = batch, sequence, seed
         self._offsets = torch.arange(sequence + 1, device=self.device)

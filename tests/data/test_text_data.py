@@ -193,14 +193,20 @@ def test_a_sequence_longer_than_the_text():
         list(fixed_windows(view.validation, made, count=3, sequence=64, batch=2, name="mine"))
 
 
-def test_a_share_of_the_training_text():
+def test_a_share_of_the_training_text_is_made_of_blocks_and_part_of_a_larger_one():
     view = evonas.data.load("sotu_moby").search_view()
-    part = view.share(0.25)
-    assert len(part.train) == round(len(view.train) / 4)
-    assert np.array_equal(part.train.data, view.train.data[: len(part.train)])
-    assert part.validation is view.validation
-    with pytest.raises(UsageError, match="fraction is 0"):
-        view.share(0)
+    made = vocabulary("byte", 256, view.train)
+    small, large, whole = (
+        Windows(view, made, batch=2, sequence=64, seed=3, share=s) for s in (0.1, 0.5, 1.0)
+    )
+    assert len(small.stream) / len(whole.stream) == pytest.approx(0.1, rel=0.01)
+    blocks, more = ({bytes(b.tolist()) for b in w.stream.split(4096)} for w in (small, large))
+    text = bytes(view.train.data)
+    assert all(b in text for b in blocks)
+    # the last block of the text is shorter and may shift those behind it
+    assert len(blocks - more) <= 1
+    with pytest.raises(UsageError, match="share of the training data is 0"):
+        Windows(view, made, batch=2, sequence=64, share=0)
 
 
 def test_names_of_both_kinds_without_torch_or_tokenizers():
