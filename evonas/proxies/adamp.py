@@ -84,7 +84,7 @@ class _Projecting(torch.optim.Optimizer):
         }
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step; ``closure`` recomputes the loss, which is returned then."""
         loss = None
         if closure is not None:

@@ -1,6 +1,7 @@
 """Settings of a run: sections of plain values, resolved from several sources, each value with its origin.
 
-Precedence: flag > --set section.key=value > EVONAS_SECTION_KEY > configuration file > default.
+Precedence: flag > --set section.key=value > EVONAS_SECTION_KEY > configuration file > default of the space
+(``evonas.run.profiles``) > default.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from evonas.evaluation.kernel_choice import DEFAULT as DEFAULT_KERNELS
 from evonas.evaluation.kernel_choice import MODES as KERNEL_MODES
 from evonas.run._toml import load_toml, tomllib
 from evonas.run.objectives import DEFAULT, DEFAULT_LATENCY, check_objectives
+from evonas.run.profiles import profile
 
 BASELINES = ("bn_relu", "gn_silu", "gn_relu", "evonorm_b0", "evonorm_s0", "relu")
 
@@ -306,7 +308,7 @@ def resolve(
         sets: "section.key=value" with a TOML value or a bare string.
         environment: variables, those named EVONAS_<SECTION>_<KEY> are read (default: none).
         file: a TOML file with the sections as tables.
-        base: nested values under all of these (a run that is resumed).
+        base: nested values under all of these (a run that is resumed); the space has no say then.
 
     Raises:
         UsageError: an unknown section or key (with the nearest name), a value that does not fit.
@@ -358,7 +360,18 @@ def resolve(
     for key, value in (flags or {}).items():
         if value is not None:
             put(key, value, "flag")
+    if base is None:
+        space = values.get("search", {}).get("space", SearchSettings.space)
+        for key, value in profile(str(space)).items():
+            if not _is_given(values, key):
+                put(key, value, f"space {space}")
     return Settings.from_dict(values), origins
+
+
+def _is_given(values: Mapping[str, Any], key: str) -> bool:
+    """Whether somebody has set a dotted key, or something below it."""
+    section, _, name = key.partition(".")
+    return name in values.get(section, {})
 
 
 #: EVONAS_ variables with a meaning of their own.
