@@ -102,8 +102,12 @@ def load(
             if "unexpected keyword" not in str(error):
                 raise
             raise UsageError(f"data set {name!r}: {error}") from error
-        cut = split_text if isinstance(raw, RawText) else _split
-        _CACHE[key] = loader, cut(name, raw, validation, seed)  # type: ignore[operator]
+        made: Dataset | TextData
+        if isinstance(raw, RawText):
+            made = split_text(name, raw, validation, seed)
+        else:
+            made = _split(name, raw, validation, seed)
+        _CACHE[key] = loader, made
     return _CACHE[key][1]
 
 

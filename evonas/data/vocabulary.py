@@ -29,6 +29,8 @@ class Vocabulary(Protocol):
     size: int
     lengths: NDArray[np.int64]
 
+    def __hash__(self) -> int: ...
+
     def encode(self, data: bytes | NDArray[np.uint8]) -> NDArray[np.int64]:
         """Token numbers, int64, (n,)."""
         ...

@@ -124,10 +124,10 @@ class Spec:
                 f"network is {changes['network']!r}, it cannot be changed: this proxy is made of {network!r}",
                 hint="name another proxy, --proxies",
             )
-        return replace(self, **changes)  # type: ignore[type-var]
+        return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
