@@ -248,6 +248,7 @@ class ProxyEvaluator:
         device: cpu, cuda or cuda:<n>.
         latency: time every scored candidate's layer on the device, which must be a GPU and have nothing else to do.
         kernels: auto, on or off: see ``evonas.evaluation.kernel_choice``.
+        parametrization: standard or mup: see ``evonas.proxies.parametrization``.
 
     Raises:
         UsageError: a name or value that does not exist or fit.
@@ -269,7 +270,9 @@ class ProxyEvaluator:
         device: str = "cpu",
         latency: bool = False,
         kernels: str = DEFAULT,
+        parametrization: str = "standard",
     ) -> None:
+        self.parametrization = parametrization
         self.kernels = make_kernels(kernels, device)
         self.device = device
         self.latency = latency
@@ -291,7 +294,12 @@ class ProxyEvaluator:
             task = candidate.task
             make = self.kernels.maker(candidate, proxy)
             candidate.trainers[proxy.name] = Trainer(
-                proxy, make, seed=task.seed, budget=task.budget, device=self.device
+                proxy,
+                make,
+                seed=task.seed,
+                budget=task.budget,
+                parametrization=self.parametrization,
+                device=self.device,
             )
         return candidate.trainers[proxy.name]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,12 +54,12 @@ def build(proxy: Proxy, make_layer: MakeLayer, seed: int, device: torch.device |
     and ``make_layer`` takes it. Raises UsageError when it does not return a module (or None, for a slot).
     """
     sites: list[nn.Module] = []
-    slotted = takes_slot(make_layer)
+    make = call_slots(make_layer)
 
     def make_site(channels: int, slot: str | None = None) -> nn.Module | None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed("layer", seed, len(sites)))
-            module = make_layer(channels, slot) if slotted and slot is not None else make_layer(channels)
+            module = make(channels, slot)
         if module is None and slot is not None:
             return None
         if not isinstance(module, nn.Module):
@@ -66,13 +67,9 @@ def build(proxy: Proxy, make_layer: MakeLayer, seed: int, device: torch.device |
         sites.append(module)
         return module
 
-    if isinstance(proxy.data, SearchView):
-        inputs, outputs = proxy.data.shape[0], len(proxy.data.classes)
-    else:
-        inputs = outputs = proxy.spec.vocabulary
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("network", seed))
-        network = proxy.network(proxy.spec, make_site, inputs, outputs)
+        network = proxy.network(proxy.spec, make_site, *sizes_of(proxy))
     init, embedding = (getattr(proxy.spec, name, None) for name in ("init", "embedding"))
     with torch.no_grad():
         for name, module in _outside(network, {id(s) for s in sites}):
@@ -89,6 +86,23 @@ def build(proxy: Proxy, make_layer: MakeLayer, seed: int, device: torch.device |
             if module.bias is not None:
                 module.bias.zero_()
     return Built(network.to(device).train(), sites)
+
+
+def sizes_of(proxy: Proxy) -> tuple[int, int]:
+    """Channels of the images and classes; of a language model its vocabulary, twice."""
+    if isinstance(proxy.data, SearchView):
+        return proxy.data.shape[0], len(proxy.data.classes)
+    return proxy.spec.vocabulary, proxy.spec.vocabulary
+
+
+def call_slots(make_layer: MakeLayer) -> Callable[[int, str | None], Any]:
+    """``make_layer`` as a function of channels and slot, which it is told if there is one and it takes it."""
+    slotted = takes_slot(make_layer)
+
+    def make(channels: int, slot: str | None = None) -> Any:
+        return make_layer(channels, slot) if slotted and slot is not None else make_layer(channels)
+
+    return make
 
 
 def takes_slot(make_layer: Callable[..., object]) -> bool:

@@ -84,6 +84,7 @@ _RULES: dict[str, Rule] = {
     "strides": ("five whole numbers, each at least 1", lambda v: len(v) == 5 and _COUNTS[1](v)),
     "flip": FLAG,
     "eval_crop": optional(whole(1)),
+    "base_width": optional(POSITIVE),
 }
 
 
@@ -172,6 +173,8 @@ class ProxySpec(Spec):
     #: side of the central window that validation sees, in pixels before pooling; None: the whole image.
     eval_crop: int | None = None
     eval_batch: int = 128
+    #: ``width`` at which both parametrizations are the same, for muP; None: there is none.
+    base_width: float | None = None
     #: the paper's quality test, and how many times chance it asks for.
     quality_steps: int = 100
     quality_threshold: float = 2.0
@@ -212,23 +215,29 @@ _PAPER_B: dict[str, Any] = {**_PAPER, "steps": 2000, "schedule": "constant"}
 
 SCALES: dict[str, dict[str, ProxySpec]] = {
     "tiny": {
-        "resnet": ProxySpec("resnet", 1 / 16, RESNET50, lr=0.07, strides=(1, 2, 1, 2, 2), **_TINY),
-        "mobilenet": ProxySpec("mobilenet", 1 / 4, _NINE, lr=0.02, strides=(1, 2, 2, 2, 1), **_TINY),
-        "efficientnet": ProxySpec("efficientnet", 1 / 4, _NINE, lr=0.02, strides=(1, 2, 2, 2, 1), **_TINY),
+        "resnet": ProxySpec(
+            "resnet", 1 / 16, RESNET50, base_width=1 / 16, lr=0.07, strides=(1, 2, 1, 2, 2), **_TINY
+        ),
+        "mobilenet": ProxySpec(
+            "mobilenet", 1 / 4, _NINE, base_width=1 / 4, lr=0.02, strides=(1, 2, 2, 2, 1), **_TINY
+        ),
+        "efficientnet": ProxySpec(
+            "efficientnet", 1 / 4, _NINE, base_width=1 / 4, lr=0.02, strides=(1, 2, 2, 2, 1), **_TINY
+        ),
     },
     "small": {
-        "resnet": ProxySpec("resnet", 1 / 8, RESNET50, **_SMALL),
-        "mobilenet": ProxySpec("mobilenet", 1 / 4, MOBILENET_V2, **_SMALL),
-        "efficientnet": ProxySpec("efficientnet", 1 / 4, EFFICIENTNET_B0, **_SMALL),
+        "resnet": ProxySpec("resnet", 1 / 8, RESNET50, base_width=1 / 16, **_SMALL),
+        "mobilenet": ProxySpec("mobilenet", 1 / 4, MOBILENET_V2, base_width=1 / 4, **_SMALL),
+        "efficientnet": ProxySpec("efficientnet", 1 / 4, EFFICIENTNET_B0, base_width=1 / 4, **_SMALL),
     },
     "paper": {
-        "resnet": ProxySpec("resnet", 1 / 4, RESNET50, **_PAPER),
-        "mobilenet": ProxySpec("mobilenet", 1 / 2, MOBILENET_V2, **_PAPER),
-        "efficientnet": ProxySpec("efficientnet", 1 / 2, EFFICIENTNET_B0, **_PAPER),
+        "resnet": ProxySpec("resnet", 1 / 4, RESNET50, base_width=1 / 16, **_PAPER),
+        "mobilenet": ProxySpec("mobilenet", 1 / 2, MOBILENET_V2, base_width=1 / 4, **_PAPER),
+        "efficientnet": ProxySpec("efficientnet", 1 / 2, EFFICIENTNET_B0, base_width=1 / 4, **_PAPER),
     },
     "paper_b": {
-        "resnet": ProxySpec("resnet", 1 / 4, RESNET50, **_PAPER_B),
-        "mobilenet": ProxySpec("mobilenet", 1 / 2, MOBILENET_V2, **_PAPER_B),
-        "efficientnet": ProxySpec("efficientnet", 1 / 2, EFFICIENTNET_B0, **_PAPER_B),
+        "resnet": ProxySpec("resnet", 1 / 4, RESNET50, base_width=1 / 16, **_PAPER_B),
+        "mobilenet": ProxySpec("mobilenet", 1 / 2, MOBILENET_V2, base_width=1 / 4, **_PAPER_B),
+        "efficientnet": ProxySpec("efficientnet", 1 / 2, EFFICIENTNET_B0, base_width=1 / 4, **_PAPER_B),
     },
 }

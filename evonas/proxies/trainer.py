@@ -22,6 +22,7 @@ from evonas.proxies.networks.blocks import MakeLayer
 from evonas.proxies.optimisers import make_optimiser
 from evonas.proxies.problems import Score, problem
 from evonas.proxies.registry import Proxy
+from evonas.proxies.widths import parameter_groups
 
 
 def configure_process(threads: int = 1) -> None:
@@ -86,10 +87,12 @@ class Trainer:
         budget: float = 1.0,
         lr_factor: float = 1.0,
         share: float = 1.0,
+        parametrization: str = "standard",
         device: torch.device | str = "cpu",
     ) -> None:
         """``budget`` multiplies the steps; the schedule stretches with it. ``lr_factor`` multiplies the learning rate.
-        ``share``: of the training data, that are seen; the steps stay the same."""
+        ``share``: of the training data, that are seen; the steps stay the same. ``parametrization``: "standard" or
+        "mup"; see ``evonas.proxies.parametrization``."""
         started = time.perf_counter()
         spec = proxy.spec
         self.proxy, self.device = proxy, torch.device(device)
@@ -98,11 +101,7 @@ class Trainer:
         self.problem = problem(proxy)
         self.built = build(proxy, make_layer, seed, self.device)
         self.network: nn.Module = self.built.network
-        self._decayed, self._undecayed = self.built.decayed(), self.built.undecayed()
-        groups = [
-            {"params": self._decayed, "weight_decay": spec.weight_decay},
-            {"params": self._undecayed, "weight_decay": 0.0},
-        ]
+        groups = parameter_groups(proxy, self.built, make_layer, parametrization)
         self._optimiser = make_optimiser(
             spec.optimiser,
             groups,

@@ -197,6 +197,7 @@ def evaluator_spec(settings: Settings) -> EvaluatorSpec:
             "stability",
             "device",
             "kernels",
+            "parametrization",
         )
         options |= {name: getattr(evaluation, name) for name in names}
         if LATENCY in settings.search.objectives and settings.search.latency == MEASURED:

@@ -270,3 +270,44 @@ def test_a_model_learns_to_repeat(name):
     proxy = proxies.get(name, data=data, **{**SMALL, "steps": 80, "lr": 0.01, "batch": 4})
     result = proxies.train(proxy, own)
     assert result.evidence["bits_per_byte"] < 0.3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_at_the_base_width_both_parametrizations_are_the_same(name):
+    proxy = proxies.get(name, **{**SMALL, "base_width": 24, "steps": 3})
+    one, other = (proxies.Trainer(proxy, own, seed=1, parametrization=kind) for kind in ("standard", "mup"))
+    one.run()
+    other.run()
+    assert one.losses == other.losses
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mup_slows_hidden_matrices_and_shrinks_logits_of_a_wide_model(name):
+    proxy = proxies.get(name, **{**SMALL, "width": 96, "base_width": 24, "steps": 3})
+    plain, mup = (proxies.Trainer(proxy, own, seed=1, parametrization=kind) for kind in ("standard", "mup"))
+    network = mup.network
+    scale = {id(p): g["lr_scale"] for g in mup._optimiser.param_groups for p in g["params"]}
+    block = network.blocks[0]
+    assert scale[id(block.ffn.down.weight)] == pytest.approx(0.25, rel=0.05)
+    assert scale[id(block.attention.out.weight)] == 0.25
+    assert scale[id(network.embedding.weight)] == scale[id(network.readout.weight)] == 1.0
+    tokens = torch.arange(16).reshape(1, 16)
+    assert network(tokens).std() < plain.network(tokens).std() * 0.6
+    if name == "transformer":
+        assert block.attention.logit_scale == pytest.approx(12**-0.5 / 4)
+    else:
+        assert network.input_scale == pytest.approx(24**0.5)
+    mup.run()
+    assert mup.diverged_at is None
+
+
+def test_mup_needs_a_base_width_and_a_known_name():
+    with pytest.raises(UsageError, match="names no base width"):
+        proxies.Trainer(proxies.get("resnet", base_width=None), lambda c: nn.ReLU(), parametrization="mup")
+    with pytest.raises(UsageError, match="unknown parametrization 'ntk'"):
+        proxies.Trainer(proxies.get("transformer", **SMALL), own, parametrization="ntk")
+    trainer = proxies.Trainer(
+        proxies.get("resnet", width=1 / 8, steps=1, batch=8), lambda c: nn.ReLU(), parametrization="mup"
+    )
+    trainer.run()
+    assert {g["lr_scale"] for g in trainer._optimiser.param_groups} >= {1.0, 2.0}

@@ -24,8 +24,9 @@ class CausalAttention(nn.Module):
     def __init__(self, features: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        #: of the logits q . k; 1 / sqrt(features of a head), or what a parametrization puts here.
-        self.scale = (features // heads) ** -0.5
+        self.head_dim = features // heads
+        #: factor on q . k; 1 / sqrt(head_dim), or what a parametrization puts here.
+        self.logit_scale = self.head_dim**-0.5
         self.qkv = nn.Linear(features, 3 * features, bias=False)
         self.out = nn.Linear(features, features, bias=False)
 
@@ -35,7 +36,7 @@ class CausalAttention(nn.Module):
         q, k, v = (heads_of(part, self.heads) for part in self.qkv(x).chunk(3, -1))
         q, k = rotate(q, at), rotate(k, at)
         if session is None:
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.logit_scale)
         else:
             mixed = self._cached(q, k, v, session)
         out: Tensor = self.out(joined(mixed))
@@ -54,7 +55,7 @@ class CausalAttention(nn.Module):
         places = torch.arange(end, device=q.device)
         mask = places <= torch.arange(at, end, device=q.device)[:, None]
         keys, values = (kept[:, :, :end] for kept in cache)
-        return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=self.scale)
+        return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=self.logit_scale)
 
 
 class Block(nn.Module):
@@ -93,8 +94,6 @@ class Transformer(nn.Module):
     def __init__(self, spec: LanguageSpec, make_layer: MakeLayer, vocabulary: int) -> None:
         super().__init__()
         self.vocabulary = vocabulary
-        #: factors on embeddings and logits, which a parametrization may change.
-        self.input_scale, self.output_scale = 1.0, 1.0
         self.embedding = nn.Embedding(vocabulary, spec.width)
         self.blocks = nn.ModuleList(Block(spec, make_layer) for _ in range(spec.depth))
         self.final = filled(make_layer, spec.width, "final", lambda: RMSNorm(spec.width))
@@ -102,20 +101,20 @@ class Transformer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the token after each: int64 (B, T) -> (B, T, vocabulary)."""
-        x = self.embedding(tokens) * self.input_scale
+        x = self.embedding(tokens)
         for block in self.blocks:
             x = block(x)
-        logits: Tensor = self.readout(self.final(x)) * self.output_scale
+        logits: Tensor = self.readout(self.final(x))
         return logits
 
     def read(self, tokens: Tensor, session: Session) -> Tensor:
         """The same for tokens that follow those of a session."""
-        x = self.embedding(tokens) * self.input_scale
+        x = self.embedding(tokens)
         for block in self.blocks:
             x = block(x, session)
         x = session.layer(self.final, x)
         session.position += tokens.shape[1]
-        logits: Tensor = self.readout(x) * self.output_scale
+        logits: Tensor = self.readout(x)
         return logits
 
     def generate(self, prompt: Any, tokens: int, *, temperature: float = 0.0, seed: int = 0) -> Tensor:

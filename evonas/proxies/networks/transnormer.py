@@ -50,13 +50,14 @@ class GatedLinearAttention(nn.Module):
         super().__init__()
         width = spec.width
         self.heads = spec.heads
-        #: factor on the products q . k, which a parametrization may change.
-        self.scale = 1.0
+        self.head_dim = width // spec.heads
+        #: factor on q . k; 1, or what a parametrization puts here.
+        self.logit_scale = 1.0
         #: of ``lightning_attention``
         self.form = "auto"
         self.qkvu = nn.Linear(width, 4 * width, bias=False)
         placed = spec.lrpe == "all" or (spec.lrpe == "first" and layer == 0)
-        self.positions = LinearizedPositions(spec.heads, width // spec.heads) if placed else None
+        self.positions = LinearizedPositions(spec.heads, self.head_dim) if placed else None
         self.register_buffer(
             "decay", decay_rates(spec.heads, layer, spec.depth, spec.decay), persistent=False
         )
@@ -70,8 +71,8 @@ class GatedLinearAttention(nn.Module):
         if self.positions is not None:
             at = 0 if session is None else session.position
             q, k = self.positions(q, at), self.positions(k, at)
-        if self.scale != 1.0:
-            q = q * self.scale
+        if self.logit_scale != 1.0:
+            q = q * self.logit_scale
         if session is None:
             mixed = joined(lightning_attention(q, k, v, self.decay, form=self.form))
             normed = self.norm(mixed)
@@ -120,8 +121,8 @@ class TransNormer(nn.Module):
     def __init__(self, spec: LanguageSpec, make_layer: MakeLayer, vocabulary: int) -> None:
         super().__init__()
         self.vocabulary = vocabulary
-        #: factors on embeddings (sqrt(width) as released) and logits, which a parametrization may change.
-        self.input_scale, self.output_scale = float(spec.width) ** 0.5, 1.0
+        #: factor on embeddings: sqrt(width) as released; muP keeps that of the base width
+        self.input_scale = float(spec.width) ** 0.5
         self.embedding = nn.Embedding(vocabulary, spec.width)
         self.blocks = nn.ModuleList(Block(spec, layer, make_layer) for layer in range(spec.depth))
         self.final = filled(make_layer, spec.width, "final", SimpleRMSNorm)
@@ -132,7 +133,7 @@ class TransNormer(nn.Module):
         x = self.embedding(tokens) * self.input_scale
         for block in self.blocks:
             x = block(x)
-        logits: Tensor = self.readout(self.final(x)) * self.output_scale
+        logits: Tensor = self.readout(self.final(x))
         return logits
 
     def read(self, tokens: Tensor, session: Session) -> Tensor:
@@ -142,7 +143,7 @@ class TransNormer(nn.Module):
             x = block(x, session)
         x = session.layer(self.final, x)
         session.position += tokens.shape[1]
-        logits: Tensor = self.readout(x) * self.output_scale
+        logits: Tensor = self.readout(x)
         return logits
 
     def generate(self, prompt: Any, tokens: int, *, temperature: float = 0.0, seed: int = 0) -> Tensor:
