@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
 from typing import Any, Protocol
 
 from torch import nn
 
-from evonas import data as data_sets
 from evonas import proxies
+from evonas.data import Dataset, TextData
 from evonas.errors import EvonasError, UsageError, unknown_name
 from evonas.evaluation.kernel_choice import DEFAULT
 from evonas.evaluation.kernel_use import layout_of, make_kernels
@@ -25,7 +25,7 @@ from evonas.evaluation.protocol import Outcome, StageReport, Task
 from evonas.evaluation.registry import evaluator
 from evonas.evolution.matter import can_still_matter
 from evonas.layers import AssembledLayer, Layer, candidate_from
-from evonas.proxies import Proxy
+from evonas.proxies import Proxy, data_of
 from evonas.proxies.screens import quality_test, stability_test
 from evonas.proxies.trainer import Trainer, configured_process
 
@@ -91,8 +91,8 @@ class Hurdle:
     have left the loss of guessing. Most layers that fail the quality test have not moved by then."""
 
     name = "hurdle"
-    #: share of the quality test's steps, share of them that is averaged, share of log(classes) to be below
-    at, tail, below = 0.3, 1 / 3, 0.985
+    #: share of the quality test's steps, share of them that is averaged
+    at, tail = 0.3, 1 / 3
 
     def __init__(self, evaluator: ProxyEvaluator) -> None:
         self.evaluator = evaluator
@@ -103,7 +103,7 @@ class Hurdle:
         before = trainer.seconds
         steps = max(1, round(self.at * proxy.spec.quality_steps))
         trainer.run(steps)
-        needed = self.below * math.log(len(proxy.data.classes))
+        needed = trainer.problem.hurdle * trainer.problem.guess
         last = trainer.losses[-max(1, round(self.tail * steps)) :]
         loss = fmean(last) if last else math.inf
         reason = (
@@ -132,9 +132,10 @@ class Quality:
         for proxy in self.evaluator.proxies:
             trainer = self.evaluator.trainer(candidate, proxy)
             verdict = quality_test(trainer)
-            evidence = {k: v for k, v in asdict(verdict).items() if k not in ("passed", "reason", "seconds")}
             candidate.outcome.reports.append(
-                StageReport(self.name, verdict.passed, verdict.seconds, proxy.name, verdict.reason, evidence)
+                StageReport(
+                    self.name, verdict.passed, verdict.seconds, proxy.name, verdict.reason, verdict.evidence()
+                )
             )
             if not verdict.passed:
                 candidate.reject(self.name, f"{verdict.reason} on {proxy.name}")
@@ -189,7 +190,7 @@ class Training:
             before = trainer.seconds
             result = trainer.finish()
             evidence = {"score": result.score, "steps": result.steps, "first_loss": result.first_loss,
-                        "final_loss": result.final_loss}  # fmt: skip
+                        "final_loss": result.final_loss, **_bits(result.evidence)}  # fmt: skip
             reason = None
             if result.diverged_at is not None:
                 reason = "diverged"
@@ -218,13 +219,19 @@ class Final:
                 return
             trainer.run()
             started = time.perf_counter()
-            score = trainer.accuracy(self.evaluator.datasets[proxy.name].heldout)
+            found = trainer.scored(self.evaluator.datasets[proxy.name].heldout)
             seconds = trainer.seconds + time.perf_counter() - started
-            evidence = {"score": score, "validation": trainer.validate(), "diverged_at": trainer.diverged_at}
+            evidence = {"score": found.value, "validation": trainer.validate(), "diverged_at": trainer.diverged_at,
+                        **_bits(found.evidence)}  # fmt: skip
             candidate.outcome.reports.append(
                 StageReport(self.name, trainer.diverged_at is None, seconds, proxy.name, None, evidence)
             )
-            candidate.outcome.scores[proxy.name] = score
+            candidate.outcome.scores[proxy.name] = found.value
+
+
+def _bits(evidence: Mapping[str, float]) -> dict[str, float]:
+    """Bits per byte, where a score is made of them."""
+    return {k: v for k, v in evidence.items() if k == "bits_per_byte"}
 
 
 class ProxyEvaluator:
@@ -240,6 +247,7 @@ class ProxyEvaluator:
         device: cpu, cuda or cuda:<n>.
         latency: time every scored candidate's layer on the device, which must be a GPU and have nothing else to do.
         kernels: auto, on or off: see ``evonas.evaluation.kernel_choice``.
+        parametrization: standard or mup: see ``evonas.proxies.parametrization``.
 
     Raises:
         UsageError: a name or value that does not exist or fit.
@@ -261,11 +269,13 @@ class ProxyEvaluator:
         device: str = "cpu",
         latency: bool = False,
         kernels: str = DEFAULT,
+        parametrization: str = "standard",
     ) -> None:
+        self.parametrization = parametrization
         self.kernels = make_kernels(kernels, device)
         self.device = device
         self.latency = latency
-        self.datasets = {name: _data_of(name, data, data_path) for name in proxies}
+        self.datasets = {name: data_of(name, data, data_path) for name in proxies}
         self.proxies: list[Proxy] = _proxies(proxies, scale, self.datasets, changes)
         self.layer_options = dict({"groups": GROUPS[scale]} if scale in GROUPS else {}) | dict(layer or {})
         wanted = {"hurdle": hurdle, "quality": quality, "stability": stability, "training": True}
@@ -283,7 +293,12 @@ class ProxyEvaluator:
             task = candidate.task
             make = self.kernels.maker(candidate, proxy)
             candidate.trainers[proxy.name] = Trainer(
-                proxy, make, seed=task.seed, budget=task.budget, device=self.device
+                proxy,
+                make,
+                seed=task.seed,
+                budget=task.budget,
+                parametrization=self.parametrization,
+                device=self.device,
             )
         return candidate.trainers[proxy.name]
 
@@ -338,25 +353,24 @@ class ProxyEvaluator:
         outcome.latency_source = "; ".join(sources)
 
 
-def _data_of(proxy: str, data: str | None, path: str | None) -> data_sets.Dataset:
-    """The data set that the settings name, else the proxy's own, else the default."""
-    return data_sets.load(data or proxies.data_name(proxy) or data_sets.DEFAULT, path=path)
-
-
 def _proxies(
-    names: Sequence[str], scale: str, data: Mapping[str, data_sets.Dataset], changes: Mapping[str, Any] | None
+    names: Sequence[str],
+    scale: str,
+    data: Mapping[str, Dataset | TextData],
+    changes: Mapping[str, Any] | None,
 ) -> list[Proxy]:
     if not names or len(set(names)) != len(names):
         raise UsageError(
             f"proxies {list(names)}: at least one, and each once", hint="--proxies resnet,mobilenet"
         )
-    return [proxies.get(name, scale=scale, data=data[name], **dict(changes or {})) for name in names]
+    changed = proxies.check_changes(changes or {}, scale, names)
+    return [proxies.get(name, scale=scale, data=data[name], **changed[name]) for name in names]
 
 
 def _preload(options: Mapping[str, Any]) -> None:
     """Data and modules that all slots share."""
     for name in options.get("proxies", ()):
-        _data_of(name, options.get("data"), options.get("data_path"))
+        data_of(name, options.get("data"), options.get("data_path"))
 
 
 @evaluator(
