@@ -73,7 +73,7 @@ class Watch:
             return None
         worked = sum(self.progress.work.values()) - self._work_before
         # where evaluations cost next to nothing, it is their number that takes time
-        count = sum(self.progress.planned()) * span / done
+        count = (sum(self.progress.planned()) + self.progress.sweeps_left()) * span / done
         left = work * span / worked if worked > _BUSY * span else count
         if self._limit[0]:
             left = min(left, max(0.0, self._limit[0] - self._limit[1]))
@@ -84,7 +84,7 @@ class Watch:
         p = self.progress
         parts = [f"[{_clock(self.elapsed)}] {p.phase}"]
         if p.phase == "rerank":
-            parts.append(f"{p.replicates} of {p.replicates + p.planned()[1]} trainings")
+            parts.append(p.reranking())
         else:
             counts = ", ".join(f"{arm} {p.finished[arm]}/{p.budget}" for arm in p.arms)
             parts.append(f"baselines {p.finished['baseline']}/{p.baselines}, {counts} evaluated")

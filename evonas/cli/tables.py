@@ -51,6 +51,52 @@ def ranking_table(ranking: Sequence[Mapping[str, Any]], proxies: Sequence[str]) 
     return table(title, columns, lines, right=columns[1:-1], fold=["formula"])
 
 
+def sweep_table(ranking: Sequence[Mapping[str, Any]], proxies: Sequence[str]) -> Table | None:
+    """The learning-rate sweep beside the scores at every size of the data; None where there was neither.
+
+    Per proxy "factor (sensitivity)": the factor on the learning rate that was chosen, and the best minus the worst
+    validation score of the sweep.
+    """
+    swept = any("lr" in row for row in ranking)
+    shares = list(dict.fromkeys(share for row in ranking for share in row.get("data_shares", ())))
+    if not swept and not shares:
+        return None
+    lines = []
+    for row in ranking:
+        cells = [_swept(row, proxy) for proxy in proxies] if swept else []
+        parts = [row.get("data_shares", {}).get(share, {}) for share in shares]
+        cells += [spread(part.get("mean"), part.get("std")) for part in parts]
+        lines.append((row["name"], *cells, spread(row["mean"], row["std"]) if shares else ""))
+    columns = ["layer", *([f"lr {p}" for p in proxies] if swept else [])]
+    columns += [f"mean at {float(share):.3g} of the data" for share in shares]
+    title = []
+    if swept:
+        title.append("factor on the learning rate (best minus worst validation score of the sweep)")
+    if shares:
+        title.append("held-out mean by share of the training data")
+        columns.append("mean at all")
+    else:
+        lines = [line[:-1] for line in lines]
+    text = "; ".join(title)
+    return table(text[0].upper() + text[1:], columns, lines, right=columns[1:])
+
+
+def _swept(row: Mapping[str, Any], proxy: str) -> str:
+    if "lr" not in row:
+        return "-"
+    factor, found = f"{row['lr'][proxy]:.3g}", row["sensitivity"][proxy]
+    if found is None:
+        return f"{factor} (all diverged)" if row["sweep"][proxy] else f"{factor} (no sweep)"
+    lost = sum(score is None for _, score in row["sweep"][proxy])
+    return f"{factor} ({found:.3f}{f', {lost} diverged' if lost else ''})"
+
+
+def ranking_tables(ranking: Sequence[Mapping[str, Any]], proxies: Sequence[str]) -> list[Table]:
+    """The re-ranking, and its sweeps and sizes of the data where it had any."""
+    more = sweep_table(ranking, proxies)
+    return [ranking_table(ranking, proxies), *([more] if more is not None else [])]
+
+
 def funnel_table(funnel: FunnelTable, title: str = "Funnel") -> Table:
     """Per arm and stage: in, rejected, out, work time, the most frequent reason."""
     lines = []
