@@ -14,14 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from evonas.kernels.linear_attention_plan import (
-    Call,
-    Device,
-    attention_calls,
-    pair_calls,
-    pair_tile,
-    why_no_kernel,
-)
+from evonas.kernels.linear_attention_plan import Call, Planner
+from evonas.kernels.linear_attention_tiles import Device, why_no_kernel
 from evonas.kernels.runtime import interpreted, limits_for
 from torch import Tensor
 
@@ -66,8 +60,11 @@ def _device(x: Tensor) -> Device:
     return Device(processors, hopper)
 
 
-def _states(device: torch.device) -> Any:
-    return lambda shape: torch.empty(shape, dtype=torch.float32, device=device)
+def _planner(x: Tensor, rates: Tensor, reverse: bool) -> Planner:
+    def allocate(shape: tuple[int, ...]) -> Tensor:
+        return torch.empty(shape, dtype=torch.float32, device=x.device)
+
+    return Planner(rates.contiguous(), allocate, reverse, _device(x))
 
 
 def _check(tensors: Sequence[Tensor], rates: Tensor) -> None:
@@ -107,10 +104,9 @@ def decayed_attention(a: Tensor, b: Tensor, c: Tensor, rates: Tensor, reverse: b
         UsageError: tensors that there is no kernel for. EnvironmentUnusable: no triton.
     """
     _check((a, b, c), rates)
-    a, b, c, rates = _laid(a), _laid(b), _laid(c), rates.contiguous()
+    a, b, c = _laid(a), _laid(b), _laid(c)
     out = torch.empty_like(c)
-    calls = attention_calls(a, b, c, out, rates, _states(a.device), reverse=reverse, device=_device(a))
-    _launch(calls, a.device)
+    _launch(_planner(a, rates, reverse).attention(a, b, c, out), a.device)
     return out
 
 
@@ -123,7 +119,7 @@ def _(a: Tensor, b: Tensor, c: Tensor, rates: Tensor, reverse: bool) -> Tensor:
 def decayed_attention_pair(
     a: Tensor, b: Tensor, c: Tensor, g: Tensor, rates: Tensor, reverse: bool
 ) -> tuple[Tensor, Tensor]:
-    """LA(c, g, a) and LA(b, a, g) in one sweep, for head sizes up to 64.
+    """LA(c, g, a) and LA(b, a, g), in one sweep where the state fits into registers.
 
     Args:
         a, b: (B, H, T, N). c, g: (B, H, T, M). The others as in ``decayed_attention``.
@@ -135,25 +131,15 @@ def decayed_attention_pair(
         UsageError: tensors that there is no kernel for. EnvironmentUnusable: no triton.
     """
     _check((a, b, c, g), rates)
-    if not _pairs(a, c):
-        raise UsageError(
-            f"no kernel for heads of {a.shape[-1]} and {c.shape[-1]} in one sweep",
-            hint="use decayed_attention",
-        )
-    a, b, c, g, rates = _laid(a), _laid(b), _laid(c), _laid(g), rates.contiguous()
+    a, b, c, g = _laid(a), _laid(b), _laid(c), _laid(g)
     db, dc = torch.empty_like(b), torch.empty_like(c)
-    calls = pair_calls(a, b, c, g, db, dc, rates, _states(a.device), reverse=reverse, device=_device(a))
-    _launch(calls, a.device)
+    _launch(_planner(a, rates, reverse).pair(a, b, c, g, db, dc), a.device)
     return db, dc
 
 
 @decayed_attention_pair.register_fake
 def _(a: Tensor, b: Tensor, c: Tensor, g: Tensor, rates: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
     return torch.empty_like(_laid(b)), torch.empty_like(_laid(c))
-
-
-def _pairs(a: Tensor, c: Tensor) -> bool:
-    return pair_tile(a.shape[-1], c.shape[-1], str(a.dtype).rpartition(".")[2], _device(a)) is not None
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -167,7 +153,7 @@ def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     one, other = ctx.reverse, not ctx.reverse
     da = decayed_attention(g, c, b, rates, one) if need_a else None
     db = dc = None
-    if need_b and need_c and _pairs(a, c):
+    if need_b and need_c:
         db, dc = decayed_attention_pair(a, b, c, g, rates, other)
     else:
         db = decayed_attention(c, g, a, rates, other) if need_b else None
