@@ -45,10 +45,10 @@ def all_primitives() -> Iterator[Primitive]:
 def register(candidate: Primitive) -> Primitive:
     """Enter a primitive. The same definition may come again (every process loads plug-ins, some twice)."""
     global generation
-    if not NAME.match(candidate.name) or candidate.name in {"x", "v0", "v1", "g"}:
+    if not NAME.match(candidate.name) or candidate.name in {"x", "v0", "v1", "s0", "s1", "g"}:
         raise PluginError(
             f"primitive name {candidate.name!r} cannot be used in a formula",
-            hint="use lower-case letters, digits and underscores, starting with a letter, and none of x, v0, v1, g",
+            hint="lower-case letters, digits and underscores, a letter first; x, v0, v1, s0, s1, g are taken",
         )
     if candidate.kind == "moment" and candidate.arity != 1:
         raise PluginError(f"moment {candidate.name!r} has arity {candidate.arity}, it must be 1")

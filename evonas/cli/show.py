@@ -112,7 +112,9 @@ def _print(layer: Layer, content: dict[str, Any]) -> None:
         ("same as", ", ".join(n for n in content["same_as"] if n != layer.name) or None),
         ("properties", "; ".join(w for w in words if w)),
         ("statistics", ", ".join(indices) or "none"),
-        ("trainable", ", ".join([*properties["vectors"], "affine"]) + " per channel"),
+        ("trainable", ", ".join([*properties["vectors"], "affine"]) + " per channel"
+                      + "".join(f", {name}" for name in properties["scalars"])
+                      + (" per layer" if properties["scalars"] else "")),
         ("structure", f"{properties['operations']} operations, depth {properties['depth']}"),
         ("cost", f"{cost['flops']:,} operations on {'x'.join(map(str, cost['shape']))} float32, "
                  f"{size(cost['bytes_fused'])} moved if fused, {size(cost['bytes_eager'])} if not, "

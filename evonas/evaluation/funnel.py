@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from statistics import fmean
 from typing import Any, Protocol
 
@@ -19,12 +20,12 @@ from evonas import data as data_sets
 from evonas import proxies
 from evonas.errors import EvonasError, UsageError, unknown_name
 from evonas.evaluation.kernel_choice import DEFAULT
-from evonas.evaluation.kernel_use import make_kernels
+from evonas.evaluation.kernel_use import layout_of, make_kernels
 from evonas.evaluation.protocol import Outcome, StageReport, Task
 from evonas.evaluation.registry import evaluator
 from evonas.evolution.matter import can_still_matter
-from evonas.graph import Graph
-from evonas.layers import Layer
+from evonas.graph import Assembly
+from evonas.layers import AssembledLayer, Layer, candidate_of
 from evonas.proxies import Proxy
 from evonas.proxies.screens import quality_test, stability_test
 from evonas.proxies.trainer import Trainer, configured_process
@@ -41,7 +42,7 @@ class Candidate:
     """One candidate on its way through the stages."""
 
     task: Task
-    layer: Layer
+    layer: Layer | AssembledLayer
     #: of ``GraphLayer``
     options: Mapping[str, Any]
     trainers: dict[str, Trainer] = field(default_factory=dict)
@@ -50,9 +51,12 @@ class Candidate:
     def __post_init__(self) -> None:
         self.outcome = Outcome(self.task.candidate, "scored", attempt=self.task.attempt)
 
-    def make_layer(self, channels: int) -> nn.Module:
-        """The layer on the eager reference."""
-        return self.layer.module(channels, backend="eager", **self.options)
+    def make_layer(
+        self, channels: int, slot: str | None = None, *, layout: str | None = None
+    ) -> nn.Module | None:
+        """The layer of a slot on the eager reference; None where the network keeps its own. ``layout``: what the
+        network's tensors have, by default the layer's."""
+        return self.layer.module(channels, slot=slot, layout=layout, backend="eager", **self.options)
 
     @property
     def rejected(self) -> bool:
@@ -148,9 +152,8 @@ class Stability:
 
     def run(self, candidate: Candidate) -> None:
         for proxy in self.evaluator.proxies:
-            verdict = stability_test(
-                proxy, candidate.make_layer, seed=candidate.task.seed, device=self.evaluator.device
-            )
+            make = partial(candidate.make_layer, layout=layout_of(proxy))
+            verdict = stability_test(proxy, make, seed=candidate.task.seed, device=self.evaluator.device)
             evidence = {"largest": verdict.largest, "step": verdict.step, "last": verdict.norms[-1]}
             candidate.outcome.reports.append(
                 StageReport(self.name, verdict.passed, verdict.seconds, proxy.name, verdict.reason, evidence)
@@ -301,7 +304,7 @@ class ProxyEvaluator:
         if task.mode not in self.modes:
             raise unknown_name("evaluation mode", task.mode, self.modes)
         started = time.perf_counter()
-        layer = Layer("candidate", Graph.parse(task.formula))
+        layer = candidate_of(Assembly.parse(task.formula), "candidate")
         candidate = Candidate(task, layer, self.layer_options)
         for stage in self.modes[task.mode]:
             stage.run(candidate)
@@ -312,21 +315,28 @@ class ProxyEvaluator:
         candidate.outcome.seconds = time.perf_counter() - started
         return candidate.outcome
 
-    def _time(self, layer: Layer, outcome: Outcome) -> None:
-        """The layer's own latency at the reference shapes, by its kernels; a layer without any runs eagerly."""
+    def _time(self, candidate: Layer | AssembledLayer, outcome: Outcome) -> None:
+        """The candidate's own latency at the reference shapes, by its kernels; a layer without any runs eagerly. Of an
+        assembly, the sum over its parts."""
         from evonas.kernels.latency import measured_latency
 
-        def made(backend: str) -> Callable[[int], nn.Module]:
-            return lambda channels: layer.module(channels, backend=backend, device=self.device)
+        layout = layout_of(self.proxies[0])
 
-        backend = "triton"
-        try:
-            measured = measured_latency(made(backend), layout=layer.layout, device=self.device)
-        except EvonasError:  # no lowering, or no triton
-            backend = "eager"
-            measured = measured_latency(made(backend), layout=layer.layout, device=self.device)
-        outcome.latency_us = measured.microseconds
-        outcome.latency_source = f"{measured.source}, {backend}"
+        def made(layer: Layer, backend: str) -> Callable[[int], nn.Module]:
+            return lambda channels: layer.module(channels, layout=layout, backend=backend, device=self.device)
+
+        total, sources = 0.0, dict[str, None]()
+        for layer in [candidate] if isinstance(candidate, Layer) else candidate.parts.values():
+            backend = "triton"
+            try:
+                measured = measured_latency(made(layer, backend), layout=layout, device=self.device)
+            except EvonasError:  # no lowering, or no triton
+                backend = "eager"
+                measured = measured_latency(made(layer, backend), layout=layout, device=self.device)
+            total += measured.microseconds
+            sources[f"{measured.source}, {backend}"] = None
+        outcome.latency_us = total
+        outcome.latency_source = "; ".join(sources)
 
 
 def _data_of(proxy: str, data: str | None, path: str | None) -> data_sets.Dataset:

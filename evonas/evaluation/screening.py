@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evonas import primitives
-from evonas.graph.execute import ArrayOps, backward, forward
+from evonas.graph.execute import ArrayOps, backward, forward, initial_leaves
 from evonas.graph.fingerprint import FingerprintIndex, Observation, make_probe, observe
 from evonas.graph.graph import Graph
 from evonas.graph.layout import Layout, get_layout
@@ -149,7 +149,7 @@ def _mix(a: np.ndarray, mixing: np.ndarray, layout: Layout) -> np.ndarray:
 def stack_probe(graph: Graph, layout: Layout, options: ScreeningOptions) -> tuple[str | None, dict[str, Any]]:
     """Signal and gradient propagation through random 1x1 convolutions, each followed by the layer.
 
-    No affine, no skip connections, v0 and v1 as initialized. A layer without any normalizing effect passes with
+    No affine, no skip connections, parameters as initialized. A layer without any normalizing effect passes with
     He weights and explodes with larger ones, as its network does once training has moved the weights.
     """
     for gain in dict.fromkeys((1.0, options.stack_gain)):
@@ -164,13 +164,11 @@ def _propagate(
 ) -> tuple[str | None, dict[str, Any]]:
     x, g, mixings = _stack(layout.name, options.stack)
     ops = ArrayOps(primitives.numpy_namespace, layout)
-    vector = tuple(x.shape[p] if p in layout.channel_dims else 1 for p in range(x.ndim))
     channels_last = tuple(p for p in range(x.ndim) if p not in layout.channel_dims)
     tape = []
     with np.errstate(all="ignore"):
         for depth, mixing in enumerate(mixings, start=1):
-            leaves = {"x": gain * _mix(x, mixing, layout), "v0": np.zeros(vector), "v1": np.ones(vector)}
-            tape.append(forward(graph, leaves, ops))
+            tape.append(forward(graph, initial_leaves(gain * _mix(x, mixing, layout), layout), ops))
             x = np.broadcast_to(tape[-1][graph.output], x.shape)
             size = float(np.abs(x).max())
             if not size < options.stack_limit:

@@ -4,6 +4,7 @@ Nothing in here imports torch.
 """
 
 from evonas.graph.analysis import Properties, analyse
+from evonas.graph.assembly import Assembly, Part
 from evonas.graph.autodiff import differentiate
 from evonas.graph.canonical import Interner, canonical, digest
 from evonas.graph.cost import Cost, cost, resolve_groups
@@ -18,6 +19,7 @@ __all__ = [
     "BTC",
     "LAYOUTS",
     "NCHW",
+    "Assembly",
     "Cost",
     "Fingerprint",
     "FingerprintIndex",
@@ -26,6 +28,7 @@ __all__ = [
     "Interner",
     "Layout",
     "Node",
+    "Part",
     "Properties",
     "analyse",
     "canonical",

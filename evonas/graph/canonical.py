@@ -27,7 +27,7 @@ _VARIES: dict[str, frozenset[str]] = {
     "x": _ALL,
     "g": _ALL,
     "v0": frozenset({"g", "k"}),
-    "v1": frozenset({"g", "k"}),
+    "v1": frozenset({"g", "k"}),  # s0 and s1 vary over nothing, like constants
 }
 _COVERS = {axis: frozenset({axis}) for axis in AXES} | {"c": frozenset({"g", "k"}), "c/g": frozenset({"k"})}
 _NOT_NEGATIVE = {"abs", "square", "exp", "sigmoid", "rms", "std"}

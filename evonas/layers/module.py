@@ -16,7 +16,7 @@ from evonas import primitives
 from evonas.errors import UsageError
 from evonas.graph.cost import resolve_groups
 from evonas.graph.execute import ArrayOps
-from evonas.graph.graph import VECTOR_LEAVES, Graph, literal
+from evonas.graph.graph import INITIAL, PARAMETER_LEAVES, SCALAR_LEAVES, Graph, literal
 from evonas.graph.layout import get_layout
 from evonas.layers.statistics import BatchStatistic
 
@@ -29,9 +29,9 @@ class GraphLayer(nn.Module):
     Input and output have the same shape and dtype: (B, C, H, W) for layout "nchw", (B, T, C) for "btc", any
     floating dtype. The graph itself is computed in float32 when the input is float16 or bfloat16 (in float64
     for float64 input), and the result is cast back: squares and sums over a feature map overflow or lose too
-    much in half precision. Parameters: ``v0`` (init 0) and ``v1`` (init 1) as far as the graph uses
-    them, and with ``affine`` a per-channel ``weight`` (init 1) and ``bias`` (init 0) after the graph
-    (Liu et al. 2020, section 3). Each has shape (C,).
+    much in half precision. Parameters: ``v0`` (init 0) and ``v1`` (init 1) of shape (C,) and ``s0`` (init 0) and
+    ``s1`` (init 1) of shape (1,), as far as the graph uses them, and with ``affine`` a per-channel ``weight`` (init
+    1) and ``bias`` (init 0), (C,), after the graph (Liu et al. 2020, section 3).
 
     Every node with the batch axis in its index set keeps a running average of its moment for evaluation, in
     a submodule ``statistics.<n>``, n counting such nodes in graph order.
@@ -85,10 +85,10 @@ class GraphLayer(nn.Module):
         self.eps = eps
         self.momentum = momentum
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        for name, value in (("v0", 0.0), ("v1", 1.0)):
-            used = name in graph.leaves
+        for name, value in INITIAL.items():
+            used, size = name in graph.leaves, 1 if name in SCALAR_LEAVES else channels
             self.register_parameter(
-                name, nn.Parameter(torch.full((channels,), value, **factory)) if used else None
+                name, nn.Parameter(torch.full((size,), value, **factory)) if used else None
             )
         self.register_parameter("weight", nn.Parameter(torch.ones(channels, **factory)) if affine else None)
         self.register_parameter("bias", nn.Parameter(torch.zeros(channels, **factory)) if affine else None)
@@ -166,7 +166,8 @@ class GraphLayer(nn.Module):
             if leaf == "x":
                 values.append(split)
             elif constant is None:
-                values.append(getattr(self, leaf).to(wide.dtype).view(vector))
+                parameter = getattr(self, leaf).to(wide.dtype)
+                values.append(parameter.view((1,) * split.dim() if leaf in SCALAR_LEAVES else vector))
             else:
                 values.append(wide.new_full((1,) * split.dim(), constant))
         for slot, function, args in self._program:
@@ -187,6 +188,11 @@ class GraphLayer(nn.Module):
             return x.reshape(b, self.groups, k, h, w)
         return x.reshape(*x.shape[:2], self.groups, k)
 
+    def per_channel(self, name: str) -> Tensor:
+        """A parameter as kernels take it, (C,): s0 and s1 expanded, so that autograd sums their gradient."""
+        parameter: Tensor = getattr(self, name)
+        return parameter.expand(self.channels).contiguous() if name in SCALAR_LEAVES else parameter
+
     @property
     def formula(self) -> str:
         """The layer as a formula."""
@@ -202,11 +208,11 @@ _Step = tuple[int, Callable[..., Tensor] | None, tuple[int, ...]]
 
 
 def vector_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """v0, v1, weight and bias of every layer in a module: the parameters that weight decay leaves out."""
+    """v0, v1, s0, s1, weight and bias of every layer in a module: the parameters that weight decay leaves out."""
     return [
         p
         for m in module.modules()
         if isinstance(m, GraphLayer)
-        for name in (*VECTOR_LEAVES, "weight", "bias")
+        for name in (*PARAMETER_LEAVES, "weight", "bias")
         if (p := getattr(m, name)) is not None
     ]

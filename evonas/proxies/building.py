@@ -42,14 +42,16 @@ def build(proxy: Proxy, make_layer: MakeLayer, seed: int, device: torch.device |
     x output channels for depthwise convolutions too, as in torchvision, so that a depthwise network
     without norms starts out with a vanishing signal. Linear maps: normal with variance 1 / fan-in,
     biases 0. Everything inside a layer site keeps what its
-    constructor gave it. Raises UsageError when ``make_layer`` does not return a module.
+    constructor gave it. Raises UsageError when ``make_layer`` does not return a module (None is allowed for a slot).
     """
     sites: list[nn.Module] = []
 
-    def make_site(channels: int) -> nn.Module:
+    def make_site(channels: int, *slot: str) -> nn.Module | None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed("layer", seed, len(sites)))
-            module = make_layer(channels)
+            module = make_layer(channels, *slot)
+        if module is None and slot:  # the network keeps its own layer there
+            return None
         if not isinstance(module, nn.Module):
             raise UsageError(f"make_layer returned {type(module).__name__}, needed is a torch.nn.Module")
         sites.append(module)

@@ -64,11 +64,12 @@ class TrainResult:
 
 class LayerInput(NamedTuple):
     """What a layer site is given: the tensor's shape, whether its memory is channels-last, and whether it comes
-    with a batch of training or one of validation."""
+    with a batch of training or one of validation. formula: of the site's layer, empty if it has none."""
 
     shape: tuple[int, ...]
     channels_last: bool
     training: bool
+    formula: str = ""
 
 
 class Trainer:
@@ -123,7 +124,8 @@ class Trainer:
             x = inputs[0]
             last = x.dim() == 4 and not x.is_contiguous()
             last = last and x.is_contiguous(memory_format=torch.channels_last)
-            found[LayerInput(tuple(x.shape), last, training)] = None
+            formula = str(getattr(site, "formula", ""))
+            found[LayerInput(tuple(x.shape), last, training, formula)] = None
 
         hooks = [site.register_forward_pre_hook(seen) for site in self.built.sites]
         self.network.eval()

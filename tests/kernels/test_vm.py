@@ -81,7 +81,7 @@ def check_program(graph, registers):
     )
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", [n for n in ZOO if not n.endswith("_scalar")])
 def test_programs_of_known_layers(name):
     graph = Graph.parse(ZOO[name].formula)
     check_program(graph, 4)

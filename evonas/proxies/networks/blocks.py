@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from evonas.errors import UsageError
 
-#: channels -> a module from (N, channels, H, W) to the same shape, in place of norm and activation.
-MakeLayer = Callable[[int], nn.Module]
+#: channels -> a module from (N, channels, H, W) to the same shape, in place of norm and activation. A network with
+#: slots also gives the slot's name, and gets None where it keeps its own layer.
+MakeLayer = Callable[..., Any]
 
 
 class ChannelAffine(nn.Module):
