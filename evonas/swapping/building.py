@@ -24,9 +24,7 @@ def build_layer(layer: Layer, site: Site, how: Fit, *, carry: bool, backend: str
     settings = dict(options)
     if isinstance(site.part, Norm) and weight is None and bias is None:
         settings.setdefault("affine", False)
-    made = layer.module(
-        site.channels, layout=how.layout, backend=backend, **_where(site), **settings
-    )
+    made = layer.module(site.channels, layout=how.layout, backend=backend, **_where(site), **settings)
     made.place = site.kind  # type: ignore[assignment]
     if carry:
         _copy(made, weight, bias)
@@ -36,7 +34,8 @@ def build_layer(layer: Layer, site: Site, how: Fit, *, carry: bool, backend: str
 
 def build_affine(site: Site, *, carry: bool) -> nn.Module:
     """The affine alone, in place of a norm without activation."""
-    assert site.channels is not None and site.axis is not None and isinstance(site.part, Norm)
+    assert site.channels is not None and site.axis is not None
+    assert isinstance(site.part, Norm)
     made = ChannelAffine(site.channels, site.axis, **_where(site))
     if carry:
         _copy(made, *affine_of(site.module, site.part))
@@ -67,7 +66,11 @@ def _flags(made: nn.Module, old: nn.Module) -> None:
     made.train(old.training)
     source = old.layer if isinstance(old, Viewed) else old
     flags = {name: p.requires_grad for name, p in source.named_parameters(recurse=False) if p is not None}
-    frozen = not flags and any(b.is_floating_point() for b in source.buffers(recurse=False)) and hasattr(source, "weight")
+    frozen = (
+        not flags
+        and any(b.is_floating_point() for b in source.buffers(recurse=False))
+        and hasattr(source, "weight")
+    )
     default = not frozen if not flags else any(flags.values())
     for name, parameter in made.named_parameters():
         parameter.requires_grad_(flags.get(name, default))

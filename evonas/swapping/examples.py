@@ -58,7 +58,10 @@ def _image_sizes(model: nn.Module) -> list[tuple[int, int]]:
     """Heights and widths: what timm and transformers write down, then usual ones, small ones first."""
     sizes: list[tuple[int, int]] = []
     embed = getattr(model, "patch_embed", None)
-    for size in (getattr(embed, "img_size", None), getattr(getattr(model, "config", None), "image_size", None)):
+    for size in (
+        getattr(embed, "img_size", None),
+        getattr(getattr(model, "config", None), "image_size", None),
+    ):
         if isinstance(size, int):
             sizes.append((size, size))
         elif isinstance(size, tuple | list) and len(size) == 2:

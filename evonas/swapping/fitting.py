@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from torch import nn
 
+from evonas.graph.cost import resolve_groups
 from evonas.graph.layout import BTC, NCHW
 from evonas.layers.layer import Layer
 from evonas.swapping.sites import Site
@@ -20,11 +23,12 @@ class Fit(NamedTuple):
     view: str
 
 
-def fit(layer: Layer, site: Site, images: bool) -> Fit | str:
+def fit(layer: Layer, site: Site, images: bool, options: Mapping[str, Any]) -> Fit | str:
     """The fit for all calls of a place, or the reason against it.
 
     Args:
         images: the model is given images, so that the middle axes of a tensor (B, H, W, C) are space.
+        options: of ``Layer.module``; the number of groups counts.
     """
     if site.channels is None or site.axis is None:
         return "where its channels are is not known, or not the same in all calls"
@@ -35,6 +39,9 @@ def fit(layer: Layer, site: Site, images: bool) -> Fit | str:
         if dims is None:
             return "the shape of its tensors is not known: give example="
         found.add(fit_dims(layer, dims, site.axis, images))
+        single = "" if shape is None else _single_value(layer, shape, site.axis, options)
+        if single:
+            return single
     return found.pop() if len(found) == 1 else "is called with tensors of different kinds"
 
 
@@ -56,7 +63,30 @@ def fit_dims(layer: Layer, dims: int, axis: int, images: bool) -> Fit | str:
     if dims == 4 and images and needed <= set(NCHW.covers):
         return Fit("nchw", "last")
     has = set(NCHW.covers) if dims == 4 and images else _CHANNELS
-    return _lacks(layer, needed - has or needed - _CHANNELS, f"({'B, H, W' if dims == 4 else '..., '}, C)", has)
+    return _lacks(
+        layer, needed - has or needed - _CHANNELS, f"({'B, H, W' if dims == 4 else '..., '}, C)", has
+    )
+
+
+def _single_value(layer: Layer, shape: tuple[int, ...], axis: int, options: Mapping[str, Any]) -> str:
+    """Why a deviation would be 0: its index set holds one value, as that of one channel of a pooled map does."""
+    channels = shape[axis]
+    size = options.get("group_size") or channels // resolve_groups(channels, options.get("groups", 32))
+    space = shape[2:] if axis == 1 else shape[1:-1]
+    counts = {"w": space[-1] if space else 1, "h": math.prod(space[:-1]), "c": channels, "c/g": size}
+    for _, node in layer.graph.operations():
+        index = node.index or ()
+        if (
+            node.op == "std"
+            and index
+            and set(index) <= set(counts)
+            and math.prod(counts[i] for i in index) == 1
+        ):
+            return (
+                f"std[{','.join(index)}] is that of a single value on {'x'.join(map(str, shape))} with groups of "
+                f"{size} channels (a larger example= or fewer groups= help)"
+            )
+    return ""
 
 
 def _lacks(layer: Layer, lacking: set[str], shape: str, has: set[str]) -> str:

@@ -52,8 +52,9 @@ def trace_with_fx(model: nn.Module, parts: Mapping[nn.Module, Norm | Act]) -> Tr
         if node.op in ("call_method", "call_function") and _name(node.target) in _SAME and given:
             values[node] = given[0]
             continue
-        made = values[node] = len(values) + len(trace.makers) + 1
-        known = module if module in parts else None
+        made = len(values) + len(trace.makers) + 1
+        values[node] = made
+        known = module if module is not None and module in parts else None
         for value in given:
             trace.consume(value, known or _name(node.target))
         trace.makers[made] = known or _name(node.target)

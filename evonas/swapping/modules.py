@@ -90,7 +90,7 @@ class SharedActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if getattr(x, _ACTIVATED, False) is True:
-            delattr(x, _ACTIVATED)
+            setattr(x, _ACTIVATED, False)  # once: torch.compile knows no delattr
             return x
         out: Tensor = self.act(x)
         return out

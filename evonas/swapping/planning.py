@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
 
 from evonas.layers.layer import Layer
 from evonas.swapping.fitting import Fit, fit
@@ -27,12 +30,13 @@ class Step:
 @dataclass(frozen=True)
 class Wish:
     """layers: by "norm_act", "norm" and "act". linear: "affine", "keep", "replace" or None for what fits the place.
-    only, skip: patterns of module paths."""
+    only, skip: patterns of module paths. options: of ``Layer.module``."""
 
     layers: Mapping[str, Layer]
     linear: str | None = None
     only: Sequence[str] = ()
     skip: Sequence[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def default_what(sites: Sequence[Site]) -> str:
@@ -69,18 +73,20 @@ def _norm_step(site: Site, wish: Wish, trace: Trace) -> Step:
     if reason:
         return Step(site, reason=reason)
     if site.kind == "norm_act" and "norm_act" in wish.layers:
-        return _layer_step(site, wish.layers["norm_act"], trace)
+        return _layer_step(site, "norm_act", wish, trace)
     if "norm" in wish.layers:
         if site.kind == "norm_act" and isinstance(site.part, Norm) and site.part.made == "norm_act":
             return Step(site, reason="a layer with its activation inside: undo that swap first")
-        return _layer_step(_as_norm(site), wish.layers["norm"], trace)
+        return _layer_step(_as_norm(site), "norm", wish, trace)
     if "norm_act" not in wish.layers:
         return Step(site, reason="a norm (what='norm' would replace it)")
     linear = wish.linear or ("affine" if site.axis == 1 else "keep")
     if linear == "replace":
-        return _layer_step(site, wish.layers["norm_act"], trace)
+        return _layer_step(site, "norm_act", wish, trace)
     if linear == "keep":
-        return Step(site, reason="a norm without activation (what='norm' or linear='replace' would replace it)")
+        return Step(
+            site, reason="a norm without activation (what='norm' or linear='replace' would replace it)"
+        )
     if isinstance(site.part, Norm) and site.part.made == "affine":
         return Step(site, reason="is the affine alone already")
     return Step(site, affine=True)
@@ -98,11 +104,16 @@ def _act_step(site: Site, wish: Wish, trace: Trace, shared: bool) -> Step:
         reason = reason if "norm_act" in wish.layers else "an activation (what='act' would replace it)"
     if not reason and shared:
         reason = "an activation that is part of a new layer in some of its calls"
-    return Step(site, reason=reason) if reason else _layer_step(site, wish.layers["act"], trace)
+    if not reason and isinstance(site.module, nn.Tanh) and not wish.only:
+        reason = (
+            "a tanh, which makes an output or a gate more often than hidden values (only= would replace it)"
+        )
+    return Step(site, reason=reason) if reason else _layer_step(site, "act", wish, trace)
 
 
-def _layer_step(site: Site, layer: Layer, trace: Trace) -> Step:
-    how = fit(layer, site, trace.images)
+def _layer_step(site: Site, name: str, wish: Wish, trace: Trace) -> Step:
+    layer = wish.layers[name]
+    how = fit(layer, site, trace.images, wish.options)
     return Step(site, reason=how) if isinstance(how, str) else Step(site, layer, how)
 
 

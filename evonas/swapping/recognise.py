@@ -92,7 +92,9 @@ def _norm(module: nn.Module) -> Norm | None:
     if isinstance(module, _LAST):
         over = tuple(module.normalized_shape)
         if len(over) > 1:
-            return Norm(None, -1, act, reason=f"normalises over the {len(over)} axes {over}, not over channels")
+            return Norm(
+                None, -1, act, reason=f"normalises over the {len(over)} axes {over}, not over channels"
+            )
         return Norm(over[0], _axis(module, over[0]), act, reason=reason)
     channels = _vector_channels(module, act)
     if channels is None:
@@ -118,7 +120,8 @@ def _vector_channels(module: nn.Module, act: str | None) -> int | None:
     """C if the module itself holds one or two parameters of shape (C,), or the buffers of a frozen batch norm."""
     if act is None and any(True for _ in module.children()):
         return None
-    own = dict(module.named_parameters(recurse=False)) or dict(module.named_buffers(recurse=False))
+    own: dict[str, Tensor] = dict(module.named_parameters(recurse=False))
+    own = own or dict(module.named_buffers(recurse=False))
     sizes = {tuple(p.shape) for p in own.values()} - {()}
     frozen = {"weight", "bias", "running_mean", "running_var"} <= set(own)
     size = next(iter(sizes)) if len(sizes) == 1 else ()
@@ -161,10 +164,13 @@ def normalises(module: nn.Module, channels: int, axis: int) -> bool:
     )
     base = module(torch.zeros_like(x)).float()
     y, same, turned = (module(f * x).float() - base for f in (1.0, 4.0, -1.0))
-    close = {"rtol": 2e-2, "atol": 1e-3}
     if not bool(y.abs().max() > 1e-3):  # a weight of zero hides it: go by the name
         return "norm" in type(module).__name__.lower()
-    return torch.allclose(y, same, **close) and not torch.allclose(y, turned, **close)
+    return _close(y, same) and not _close(y, turned)
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=2e-2, atol=1e-3)
 
 
 def affine_of(module: nn.Module, norm: Norm) -> tuple[Tensor | None, Tensor | None]:
@@ -186,7 +192,11 @@ def affine_of(module: nn.Module, norm: Norm) -> tuple[Tensor | None, Tensor | No
         for turn in (0, 1):  # the second time another channel has the 0 of an odd count
             probe = x.roll(turn, norm.axis)
             up, down = (
-                module(sign * probe).transpose(norm.axis, -1)[0, 0].reshape(-1, norm.channels)[0].float().cpu()
+                module(sign * probe)
+                .transpose(norm.axis, -1)[0, 0]
+                .reshape(-1, norm.channels)[0]
+                .float()
+                .cpu()
                 for sign in (1, -1)
             )
             unit = probe.transpose(norm.axis, -1)[0, 0].reshape(-1, norm.channels)[0].float().cpu()

@@ -109,7 +109,10 @@ class SwapReport:
         ]
         for title, entries, last in (("replaced", self.replaced, "by"), ("left", self.left, "reason")):
             if entries:
-                rows = [(e.path or "(the model)", e.was, e.channels, _by(e.shape), getattr(e, last)) for e in entries]
+                rows = [
+                    (e.path or "(the model)", e.was, e.channels, _by(e.shape), getattr(e, last))
+                    for e in entries
+                ]
                 lines += ["", *_table((title, "was", "channels", "tensor", last), rows)]
         return "\n".join(lines)
 
@@ -132,7 +135,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     text = [["" if cell is None else str(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[i]) for row in text) for i in range(len(head) - 1)]
     return [
-        "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]).rstrip() for row in text
+        "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        for row in text
     ]
 
 

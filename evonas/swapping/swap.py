@@ -81,7 +81,7 @@ def swap(
     if None in layers:
         layers = {default_what(sites): layers[None]}
     chosen = {name: one for name, one in layers.items() if name is not None}
-    wish = Wish(chosen, linear, _patterns(only), _patterns(skip))
+    wish = Wish(chosen, linear, _patterns(only), _patterns(skip), options)
     steps = [_not_the_root(step) for step in plan(sites, wish, trace)]
     changing = [step for step in steps if not step.reason]
     if not any(step.layer for step in changing) and not dry_run:
@@ -124,7 +124,8 @@ def _layers(layer: Any, what: str | None) -> dict[str | None, Layer]:
                 f"layers for {', '.join(map(repr, layer)) or 'nothing'}{'' if what is None else f' and what={what!r}'}",
                 hint='write {"norm": ..., "act": ...}, without what=',
             )
-        return {str(name): _single(one) for name, one in layer.items()}
+        several: dict[str | None, Layer] = {str(name): _single(one) for name, one in layer.items()}
+        return several
     given = _candidate(layer)
     if isinstance(given, Layer):
         return {what: given}
@@ -239,5 +240,3 @@ def _no_place(model: nn.Module, found: Mapping[nn.Module, Norm | Act], layers: M
         f"activations{f' ({why})' if why else ''}",
         hint=hint,
     )
-
-
