@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evonas.cli.output import emit, seconds
+from evonas.cli.output import emit
 from evonas.cli.progress import read_progress
-from evonas.cli.tables import funnel_table, ranking_tables, score_table, verdict
+from evonas.cli.tables import funnel_table, ranking_tables, score_table
+from evonas.run.verdict import verdict
+from evonas.run.wording import seconds
 
 if TYPE_CHECKING:
     from evonas.run.run import Run

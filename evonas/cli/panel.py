@@ -7,9 +7,10 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from evonas.cli.output import console, is_live, score, seconds
+from evonas.cli.output import console, is_live
 from evonas.cli.progress import Progress
 from evonas.run.schema import Event
+from evonas.run.wording import score, seconds
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

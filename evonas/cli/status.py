@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from evonas.cli.closing import next_commands
-from evonas.cli.output import console, document, emit, is_live, seconds, table
+from evonas.cli.output import console, document, emit, is_live, table
 from evonas.cli.panel import INTERVAL, picture
 from evonas.cli.progress import Progress
 from evonas.cli.tables import funnel_table, ranking_tables, score_table
@@ -18,6 +18,7 @@ from evonas.run.lock import lock_holder
 from evonas.run.run import Run
 from evonas.run.schema import batch_events
 from evonas.run.segments import LogState, segment_paths, walk
+from evonas.run.wording import seconds
 
 _SHOWN = 8
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from evonas.cli.output import document, emit
 from evonas.cli.progress import Progress, read_progress
-from evonas.cli.tables import ranking_tables, score_table, verdict
+from evonas.cli.tables import ranking_tables, score_table
 from evonas.errors import unknown_name
 from evonas.run.objectives import LATENCY
 from evonas.run.run import Run
+from evonas.run.verdict import verdict
 
 ARMS = ("search", "control", "baseline", "all")
 FORMATS = ("table", "json", "csv")

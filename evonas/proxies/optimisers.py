@@ -9,8 +9,8 @@ import torch
 
 from evonas.errors import UsageError, unknown_name
 from evonas.proxies.adamp import SGDP, AdamP
+from evonas.proxies.spec import OPTIMISERS
 
-OPTIMISERS = ("sgd", "adamw", "sgdp", "adamp")
 #: those that divide by the size of the gradients: their rates scale with width as Adam's do.
 ADAPTIVE = ("adamw", "adamp")
 

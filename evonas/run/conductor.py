@@ -17,14 +17,15 @@ from evonas.errors import VerificationError
 from evonas.evaluation.protocol import Outcome, Task
 from evonas.evaluation.screening import Screen, ScreeningOptions, Verdict
 from evonas.evolution import Proposal, can_still_matter, make_bar, make_strategy
-from evonas.layers.layer import resolve_layer
+from evonas.graph import Assembly, Graph
+from evonas.layers import AssembledLayer, Layer, resolve_candidate
 from evonas.rng import Draws, derive_seed
 from evonas.run.finalists import Finalist, choose_finalists, rank_finalists
 from evonas.run.objectives import LatencyObjective, vector
 from evonas.run.schema import Event, pack
 from evonas.run.settings import Settings
 from evonas.run.sweeps import ORIGIN, FinalistSweep, Replicate
-from evonas.search_spaces import Space
+from evonas.search_spaces import AnySpace
 
 #: Kinds that the conductor decides by itself; all others tell it what happened outside.
 DECISIONS = frozenset({"run_started", "proposed", "rerank_planned", "rerank_finished", "run_finished"})
@@ -34,16 +35,21 @@ DECISIONS = frozenset({"run_started", "proposed", "rerank_planned", "rerank_fini
 _SAMPLE = 16
 
 
+def meaning(candidate: Layer | AssembledLayer) -> Graph | Assembly:
+    """What a space encodes and checks."""
+    return candidate.graph if isinstance(candidate, Layer) else candidate.assembly
+
+
 class Arm:
     """One strategy with its memory and counters: the search, or the control beside it."""
 
-    def __init__(self, name: str, strategy: str, space: Space, settings: Settings) -> None:
+    def __init__(self, name: str, strategy: str, space: AnySpace, settings: Settings) -> None:
         self.name = name
         search = settings.search
         options = settings.strategy if name == "search" else {}
         seeds = search.seeds if name == "search" else ()
         self._seeds = [
-            space.encode(resolve_layer(text).graph, Draws("seed", search.seed, i))
+            space.encode(meaning(resolve_candidate(text)), Draws("seed", search.seed, i))
             for i, text in enumerate(seeds)
         ]
         self.strategy = make_strategy(strategy, space, search.seed, name, options)
@@ -95,7 +101,7 @@ class Conductor:
         space: built from these settings.
     """
 
-    def __init__(self, settings: Settings, space: Space) -> None:
+    def __init__(self, settings: Settings, space: AnySpace) -> None:
         self.settings = settings
         self.space = space
         self.proxies = settings.evaluation.proxies
@@ -103,7 +109,7 @@ class Conductor:
         self.arms = {"search": Arm("search", settings.search.strategy, space, settings)}
         if settings.search.control != "none":
             self.arms["control"] = Arm("control", settings.search.control, space, settings)
-        self.baselines = [resolve_layer(text) for text in settings.search.baselines]
+        self.baselines = [resolve_candidate(text) for text in settings.search.baselines]
         self.baseline_ids: dict[int, str] = {}
         self.baseline_scores: dict[int, tuple[float, ...]] = {}
         self.baseline_latencies: dict[int, float] = {}
@@ -179,7 +185,7 @@ class Conductor:
         name = layer.name if layer.name != "layer" else layer.formula
         return Event(
             "proposed", arm="baseline", candidate=self.next_candidate, attempt=1, origin="baseline",
-            digest=bytes.fromhex(layer.digest), formula=layer.formula, outcome="dispatched",
+            digest=bytes.fromhex(layer.digest), formula=layer.text, outcome="dispatched",
             detail=pack({"name": name, **self.latency.detail(layer.formula)}),
         )  # fmt: skip
 

@@ -49,7 +49,7 @@ def choose_finalists(state: Conductor) -> list[Finalist]:
     for layer, (candidate, name) in zip(state.baselines, state.baseline_ids.items(), strict=False):
         scores = state.baseline_scores.get(candidate)
         mean, latency = fmean(scores) if scores else None, state.baseline_latencies.get(candidate)
-        chosen.append(Finalist(candidate, "baseline", name, layer.formula, mean, latency))
+        chosen.append(Finalist(candidate, "baseline", name, layer.text, mean, latency))
     return chosen if rerank.seeds > 0 else []
 
 

@@ -24,6 +24,8 @@ from evonas.run._toml import load_toml, tomllib
 from evonas.run.objectives import DEFAULT, DEFAULT_LATENCY, check_objectives
 from evonas.run.profiles import profile
 
+#: of ``evonas.proxies.parametrization``, which needs torch
+PARAMETRIZATIONS = ("standard", "mup")
 BASELINES = ("bn_relu", "gn_silu", "gn_relu", "evonorm_b0", "evonorm_s0", "relu")
 
 
@@ -66,6 +68,8 @@ class EvaluationSettings:
     stability: bool = True
     #: auto: trainings run on generated kernels where those pay; on: wherever there are any; off: never.
     kernels: str = DEFAULT_KERNELS
+    #: standard, or mup: rates and scales by which the best learning rate does not move with the width.
+    parametrization: str = "standard"
     changes: Mapping[str, Any] = field(default_factory=dict)
     layer: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -157,6 +161,7 @@ class Settings:
             ("search", "objectives", DEFAULT),
             ("search", "latency", DEFAULT_LATENCY),
             ("evaluation", "kernels", DEFAULT_KERNELS),
+            ("evaluation", "parametrization", "standard"),
             ("rerank", "lr_factors", ()),
             ("rerank", "data_shares", ()),
         ):
@@ -210,6 +215,11 @@ class Settings:
             raise unknown_name(
                 "evaluation.kernels", self.evaluation.kernels, KERNEL_MODES, hint="--kernels auto"
             )
+        if self.evaluation.parametrization not in PARAMETRIZATIONS:
+            raise unknown_name(
+                "evaluation.parametrization", self.evaluation.parametrization, PARAMETRIZATIONS,
+                hint="--parametrization mup",
+            )  # fmt: skip
         _at_least("rerank.budget", self.rerank.budget, 0.001)
         _numbers("rerank.lr_factors", self.rerank.lr_factors, math.inf)
         _numbers("rerank.data_shares", self.rerank.data_shares, 1.0)
