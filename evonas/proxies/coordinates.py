@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from evonas.errors import UsageError
+from evonas.proxies.networks.blocks import MakeLayer
 from evonas.proxies.optimisers import make_optimiser
 from evonas.proxies.parametrization import BuiltNetwork, InitialStd, fan_std, parametrize
+from evonas.proxies.registry import Proxy
+from evonas.proxies.trainer import Trainer
+
+_Outputs = dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,7 @@ def coordinate_check(
         make: (width, seed) -> a fresh network in the standard parametrization. network: see ``parametrize``.
         widths: at least two. base_width: where both parametrizations agree; the first of them by default.
         inputs: the batch. loss: output of the network on it -> scalar.
-        modules: names of modules whose outputs are compared; by default all that have no children and give a tensor.
+        modules: names of modules whose outputs are compared; by default layer sites and all that have no children.
         steps, lr, optimiser: of the training. seeds: over which changes are averaged.
         initial, roles, zero_readout: see ``parametrize``.
 
@@ -73,22 +79,68 @@ def coordinate_check(
     if len(set(widths)) < 2:
         raise UsageError(f"widths are {list(widths)}, needed are at least two")
     base = widths[0] if base_width is None else base_width
+
+    def one(width: float, seed: int) -> tuple[_Outputs, _Outputs]:
+        built = make(width, seed)
+        groups = parametrize(
+            built, kind=kind, base_width=base, width=width, network=network, optimiser=optimiser,
+            initial=initial, roles=roles, zero_readout=zero_readout,
+        )  # fmt: skip
+        trained = make_optimiser(optimiser, groups, lr=lr)
+        before = _activations(built, inputs, modules)
+        for _ in range(steps):
+            trained.zero_grad()
+            loss(built.network(inputs)).backward()
+            trained.step()
+        return before, _activations(built, inputs, modules)
+
+    return _measure(one, widths, seeds)
+
+
+def proxy_coordinates(
+    proxy: Proxy,
+    make_layer: MakeLayer,
+    widths: Sequence[float],
+    *,
+    kind: str,
+    steps: int = 5,
+    lr: float | None = None,
+    seeds: Sequence[int] = (0,),
+    **changes: Any,
+) -> Coordinates:
+    """The check on a proxy's own training: its data, its optimiser, its parametrization, at a constant rate.
+
+    Args:
+        widths: of the spec, see its field ``width``; muP begins from its ``base_width``.
+        lr: None for the rate of the spec. changes: further fields of the spec.
+
+    Activations are compared on the first batch; a training that diverged gives nan. Raises UsageError for fewer than
+    two widths, and for what ``Trainer`` refuses.
+    """
+    if len(set(widths)) < 2:
+        raise UsageError(f"widths are {list(widths)}, needed are at least two")
+    fixed = {"schedule": "constant", "warmup": 0.0, "steps": steps, "lr": proxy.spec.lr if lr is None else lr}
+
+    def one(width: float, seed: int) -> tuple[_Outputs, _Outputs]:
+        spec = proxy.spec.replace(**{**fixed, **changes, "width": type(proxy.spec.width)(width)})
+        trainer = Trainer(replace(proxy, spec=spec), make_layer, seed=seed, parametrization=kind)
+        inputs = trainer.first_batch()
+        before = _activations(trainer.built, inputs, None)
+        trainer.run()
+        return before, _activations(trainer.built, inputs, None)
+
+    return _measure(one, widths, seeds)
+
+
+def _measure(
+    one: Callable[[float, int], tuple[_Outputs, _Outputs]], widths: Sequence[float], seeds: Sequence[int]
+) -> Coordinates:
+    """Mean changes and slopes of the modules that every width has."""
     changes: dict[str, list[float]] = {}
     for width in widths:
         found: dict[str, list[float]] = {}
         for seed in seeds:
-            built = make(width, seed)
-            groups = parametrize(
-                built, kind=kind, base_width=base, width=width, network=network, optimiser=optimiser,
-                initial=initial, roles=roles, zero_readout=zero_readout,
-            )  # fmt: skip
-            trained = make_optimiser(optimiser, groups, lr=lr)
-            before = _activations(built.network, inputs, modules)
-            for _ in range(steps):
-                trained.zero_grad()
-                loss(built.network(inputs)).backward()
-                trained.step()
-            after = _activations(built.network, inputs, modules)
+            before, after = one(width, seed)
             for name in before.keys() & after.keys():
                 found.setdefault(name, []).append(float((after[name] - before[name]).abs().mean()))
         for name, values in found.items():
@@ -107,14 +159,18 @@ def slope(widths: Sequence[float], values: Sequence[float]) -> float:
     return sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True)) / sum((a - mx) ** 2 for a in x)
 
 
-def _activations(network: nn.Module, inputs: Tensor, modules: Sequence[str] | None) -> dict[str, Tensor]:
-    """Outputs of modules by name; of one that runs several times the last."""
+def _activations(built: BuiltNetwork, inputs: Tensor, modules: Sequence[str] | None) -> _Outputs:
+    """Outputs of modules by name, of layer sites and of what has no children; of one that runs several times the
+    last."""
+    network, sites = built.network, {id(site) for site in built.sites}
     by_name = dict(network.named_modules())
     if modules is not None and (missing := [m for m in modules if m not in by_name]):
         raise UsageError(
             f"the network has no module {missing[0]!r}", hint=f"it has {', '.join(by_name)}"[:300]
         )
-    wanted = modules if modules is not None else [n for n, m in by_name.items() if not any(m.children())]
+    inside = {id(m) for site in built.sites for m in site.modules()} - sites
+    leaves = [n for n, m in by_name.items() if id(m) in sites or not (any(m.children()) or id(m) in inside)]
+    wanted = leaves if modules is None else modules
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:

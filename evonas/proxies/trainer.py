@@ -117,6 +117,10 @@ class Trainer:
         self.diverged_at: int | None = None
         self.seconds = time.perf_counter() - started
 
+    def first_batch(self) -> Tensor:
+        """Inputs of the first training step: images or tokens."""
+        return self._batches(0)[0]
+
     def layer_inputs(self) -> list[LayerInput]:
         """What the layers of the network are given, each kind once: for a batch of training and one of validation.
 
