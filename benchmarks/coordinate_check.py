@@ -18,7 +18,7 @@ from evonas.layers import resolve_candidate
 from evonas.proxies.coordinates import proxy_coordinates
 
 #: multiples of the base width
-FACTORS = (1, 2, 4, 8)
+FACTORS = (1, 2, 4)
 #: layers that proxies on images and on text are given.
 LAYERS = {"image": "gn_relu", "text": "rms_norm+silu"}
 #: what the networks call the module that gives their output

@@ -14,6 +14,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from evonas import primitives, search_spaces
+from evonas.data import Dataset
 from evonas.errors import (
     EnvironmentUnusable,
     EvonasError,
@@ -162,9 +163,13 @@ def _check_proxies(settings: Settings) -> None:
         specs = {scale: table[name] for scale, table in proxies.SCALES.items() if name in table}
         if specs and evaluation.scale not in specs:
             raise unknown_name("scale", evaluation.scale, specs)
-    proxies.check_changes(evaluation.changes, evaluation.scale, evaluation.proxies)
+    changes = proxies.check_changes(evaluation.changes, evaluation.scale, evaluation.proxies)
     for name in evaluation.proxies:
-        proxies.data_of(name, evaluation.data, evaluation.data_path)
+        loaded = proxies.data_of(name, evaluation.data, evaluation.data_path)
+        spec = proxies.SCALES.get(evaluation.scale, {}).get(name)
+        if isinstance(loaded, Dataset) and spec is not None:
+            batch = int(changes[name].get("batch", spec.batch))
+            _check_shares(settings.rerank.data_shares, len(loaded.train), batch)
     for key, value in evaluation.layer.items():
         if key not in _LAYER_OPTIONS:
             raise unknown_name("key of evaluation.layer", key, _LAYER_OPTIONS)
@@ -173,6 +178,17 @@ def _check_proxies(settings: Settings) -> None:
         if not number or float(value) <= 0:
             needed = f"needed is a {'whole ' if whole else ''}number above 0"
             raise UsageError(f"evaluation.layer.{key} = {value!r} does not fit", hint=needed)
+
+
+def _check_shares(shares: Sequence[float], images: int, batch: int) -> None:
+    """Refuse now what a slot would refuse hours later."""
+    for share in shares:
+        if round(share * images) < batch:
+            raise UsageError(
+                f"rerank.data_shares: {share:g} of {images} training images are {round(share * images)}, "
+                f"needed are {batch}: a batch",
+                hint="take a larger share or a smaller batch",
+            )
 
 
 #: options of ``GraphLayer`` that a search may set for all candidates

@@ -291,3 +291,12 @@ def _text(table: Any) -> str:
     with out.capture() as captured:
         out.print(table)
     return captured.get()
+
+
+def test_a_share_below_a_batch_is_refused_before_the_run(tmp_path: Path) -> None:
+    flags = {"evaluation.proxies": ["mobilenet"], "rerank.data_shares": [0.5, 0.002], "search.candidates": 2}
+    settings, _ = resolve(flags=flags)
+    with pytest.raises(UsageError, match=r"0\.002 of 4000 training images are 8, needed are 32"):
+        create_run(settings, root=tmp_path)
+    smaller, _ = resolve(flags=flags | {"evaluation.changes.batch": 8})
+    create_run(smaller, root=tmp_path)
