@@ -7,6 +7,7 @@ The public names, loaded when first used (importing evonas does not import torch
   is an ``nn.Module``.
 - ``open_run(path)`` is a run that exists.
 - ``primitive(...)`` plugs in an operation of your own.
+- ``swap(model, layer)`` puts a layer in place of the norms and activations of a model and returns a ``SwapReport``.
 """
 
 from __future__ import annotations
@@ -19,19 +20,23 @@ if TYPE_CHECKING:
     from evonas.primitives import primitive
     from evonas.run.api import search
     from evonas.run.run import Run
+    from evonas.swapping.report import SwapReport
+    from evonas.swapping.swap import swap
 
 try:
     __version__ = metadata.version("evonas")
 except metadata.PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["Layer", "Run", "__version__", "layer", "open_run", "primitive", "search"]
+__all__ = ["Layer", "Run", "SwapReport", "__version__", "layer", "open_run", "primitive", "search", "swap"]
 
 _LAZY = {
     "Layer": "evonas.layers.layer",
     "Run": "evonas.run.run",
+    "SwapReport": "evonas.swapping.report",
     "primitive": "evonas.primitives",
     "search": "evonas.run.api",
+    "swap": "evonas.swapping.swap",
 }
 
 

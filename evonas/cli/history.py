@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from evonas.cli.output import emit, microseconds, score, seconds, table
+from evonas.cli.output import emit, table
 from evonas.errors import UsageError
 from evonas.layers import AssembledLayer, Layer, candidate_from
 from evonas.run.run import Run
 from evonas.run.session import open_settings, recorded_space
+from evonas.run.wording import microseconds, score, seconds
 
 _DEPTH = 50
 

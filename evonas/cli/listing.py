@@ -90,8 +90,16 @@ def _data() -> tuple[Rows, list[str]]:
     rows: Rows = []
     for name in data.names():
         words = _DATA.get(name, "plug-in")
-        rows.append({"name": name, "default": name == data.DEFAULT, "needs": words})
-    return rows, ["name", "needs"]
+        defaults = [kind for kind, default in data.DEFAULTS.items() if name == default]
+        rows.append(
+            {
+                "name": name,
+                "default": name == data.DEFAULT,
+                "default_for": ", ".join(defaults),
+                "needs": words,
+            }
+        )
+    return rows, ["name", "default_for", "needs"]
 
 
 _DATA = {
@@ -99,6 +107,8 @@ _DATA = {
     "cifar10": "--data-path: the folder or archive of the official binary version",
     "cifar100": "--data-path: the folder or archive of the official binary version",
     "image_folder": "--data-path: a folder with one sub-folder of images per class",
+    "sotu_moby": "nothing: embedded, 4.8 MB of English text: State of the Union addresses and Moby-Dick",
+    "text_file": "--data-path: any file, read as bytes",
 }
 
 

@@ -51,6 +51,12 @@ def search(
         str | None,
         typer.Option(metavar="WHEN", help="Train on generated kernels: auto, on or off. [default: auto]"),
     ] = None,
+    parametrization: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND", help="How rates and scales follow the width: standard or mup. [default: standard]"
+        ),
+    ] = None,
     max_time: MaxTime = None,
     backend: Backend = None,
     address: Address = None,
@@ -95,6 +101,7 @@ def search(
             "evaluation.data_path": data_path,
             "evaluation.device": device,
             "evaluation.kernels": kernels,
+            "evaluation.parametrization": parametrization,
             "workers.count": workers,
             "workers.backend": backend,
             "workers.address": address,

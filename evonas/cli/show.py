@@ -9,7 +9,7 @@ from typing import Any
 
 from evonas.cli.drawing import draw, nodes
 from evonas.cli.history import History, print_history
-from evonas.cli.output import document, emit, size
+from evonas.cli.output import document, emit
 from evonas.cli.values import shape as read_shape
 from evonas.graph import fingerprint
 from evonas.graph.fingerprint import TOLERANCE
@@ -20,6 +20,7 @@ from evonas.layers.layer import Layer, named_layer
 from evonas.layers.zoo import ZOO
 from evonas.run.run import Run
 from evonas.run.session import load_all_plugins
+from evonas.run.wording import size
 
 _WORDS = {
     "batch_independent": ("independent of the batch", "depends on the other samples of the batch"),

@@ -206,12 +206,17 @@ def proxy_costs(settings: Settings, *, measure: bool = True) -> tuple[list[Proxy
     Raises:
         UsageError, DataError: an unknown proxy, scale or field, or data that cannot be read.
     """
-    from evonas import data, proxies
+    from evonas import proxies
 
     evaluation = settings.evaluation
-    dataset = data.load(evaluation.data or data.DEFAULT, path=evaluation.data_path)
+    changes = proxies.check_changes(evaluation.changes, evaluation.scale, evaluation.proxies)
     found = [
-        proxies.get(name, scale=evaluation.scale, data=dataset, **evaluation.changes)
+        proxies.get(
+            name,
+            scale=evaluation.scale,
+            data=proxies.data_of(name, evaluation.data, evaluation.data_path),
+            **changes[name],
+        )
         for name in evaluation.proxies
     ]
     slots = settings.workers.count

@@ -148,7 +148,7 @@ def _check_device(device: str, address: str | None) -> None:
 
 
 def _check_proxies(settings: Settings) -> None:
-    from evonas import data, proxies
+    from evonas import proxies
 
     evaluation = settings.evaluation
     _check_device(evaluation.device, settings.workers.address)
@@ -162,9 +162,9 @@ def _check_proxies(settings: Settings) -> None:
         specs = {scale: table[name] for scale, table in proxies.SCALES.items() if name in table}
         if specs and evaluation.scale not in specs:
             raise unknown_name("scale", evaluation.scale, specs)
-        if specs:
-            specs[evaluation.scale].replace(**evaluation.changes)
-        data.load(evaluation.data or proxies.data_name(name) or data.DEFAULT, path=evaluation.data_path)
+    proxies.check_changes(evaluation.changes, evaluation.scale, evaluation.proxies)
+    for name in evaluation.proxies:
+        proxies.data_of(name, evaluation.data, evaluation.data_path)
     for key, value in evaluation.layer.items():
         if key not in _LAYER_OPTIONS:
             raise unknown_name("key of evaluation.layer", key, _LAYER_OPTIONS)
@@ -196,6 +196,7 @@ def evaluator_spec(settings: Settings) -> EvaluatorSpec:
             "stability",
             "device",
             "kernels",
+            "parametrization",
         )
         options |= {name: getattr(evaluation, name) for name in names}
         if LATENCY in settings.search.objectives and settings.search.latency == MEASURED:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from evonas.errors import UsageError
 
-#: channels -> a module from (N, channels, H, W) to the same shape, in place of norm and activation. A network with
-#: slots also gives the slot's name, and gets None where it keeps its own layer.
+#: channels -> a module from (N, channels, H, W) to the same shape, in place of norm and activation. Networks of tokens
+#: pass the name of a slot too: (channels, slot) -> a module on (N, T, channels), or None for the network's own.
 MakeLayer = Callable[..., Any]
 
 
