@@ -4,9 +4,9 @@ In an index set ``t`` stands for the tokens 0, 1, ..., the present one; the othe
 ``cmean[t,c](x)`` is one value per sample and token, ``cmean[t](x)`` one per sample, token and channel. Variances are
 biased. Each moment also runs token by token with a state of constant size (``step``).
 
-The variance is not E[a^2] - E[a]^2, which loses all digits when the mean is large. With tm and tv, the mean and the variance
-of one token over the other axes, and m the mean of the tokens before it, the sum of squares grows by terms that
-are never negative (Chan, Golub, LeVeque 1979; Welford 1962 for one value at a time):
+The variance is not E[a^2] - E[a]^2, which loses all digits when the mean is large. With tm and tv, the mean and the
+variance of one token over the other axes, and m the mean of the tokens before it, the sum of squares grows by terms
+that are never negative (Chan, Golub, LeVeque 1979; Welford 1962 for one value at a time):
 
     M2[t] = M2[t-1] + n * tv[t] + n * t / (t + 1) * (tm[t] - m[t-1])^2
 

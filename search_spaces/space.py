@@ -184,7 +184,8 @@ class Space:
         return Graph(self.inputs, tuple(nodes), first + self.nodes - 1)
 
     def encode(self, graph: Graph | Assembly, draws: Draws) -> bytes:
-        """A genotype of that graph (or the one of an assembly with one for all places); unused nodes are drawn at random and come first.
+        """A genotype of that graph (or of the one of an assembly with one for all places); unused nodes are drawn at
+        random and come first.
 
         ``a - b`` becomes ``a + -b`` in a space without sub.
 

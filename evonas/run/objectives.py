@@ -74,10 +74,10 @@ class LatencyObjective:
         self._origin, self._layout = origin, layout
 
     def model(self, formula: str) -> float:
-        """Whole microseconds by the model; a function of the formula alone. Of an assembly, the sum over its parts:
-        each counts once, however many places of a network it fills.
+        """Whole microseconds by the model; a function of the formula alone.
 
-        Rounded, since a front must not hold what differs by the bytes of a parameter vector.
+        Of an assembly, the sum over its parts: each counts once, however many places of a network it fills. Rounded,
+        since a front must not hold what differs by the bytes of a parameter vector.
         """
         times = (
             modelled_latency(graph, layout=self._layout, device=self._origin)

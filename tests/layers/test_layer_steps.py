@@ -1,4 +1,4 @@
-"""``GraphLayer.step``: a layer token by token gives what it gives on the whole sequence, with a state of constant size."""
+"""``GraphLayer.step``: a layer token by token gives what it gives on the whole sequence, state of constant size."""
 
 from __future__ import annotations
 
