@@ -79,7 +79,9 @@ def pair_tile(inner: int, outer: int, dtype: str, device: Device) -> Tile | None
     """Of ``attend_pair``, which holds (inner, outer) states whole; None where they do not fit."""
     if max(inner, outer) > PAIR_LARGEST or dtype != "bfloat16":
         return None
-    return Tile(64, padded(outer), 4, 2) if device.wgmma else Tile(32, padded(outer), 8, 2)
+    if device.wgmma:
+        return Tile(64, padded(outer), 4, 2)
+    return Tile(32, padded(outer), 8 if max(padded(inner), padded(outer)) > 32 else 4, 2)
 
 
 def segment_tokens(programs: int, tokens: int, chunk: int, device: Device) -> int:
