@@ -23,7 +23,9 @@ Data = Dataset | TextData | SearchView | TextView
 ENTRY_POINTS = "evonas.proxies"
 ANCHORS = ("resnet", "mobilenet", "efficientnet")
 LANGUAGE = ("transformer", "transnormer")
-BUILTIN = (*ANCHORS, *LANGUAGE)
+#: vision with attention: images, whose layers are given tokens.
+VISION = ("soft",)
+BUILTIN = (*ANCHORS, *LANGUAGE, *VISION)
 #: what is trained on what, and what its layers are given.
 LAYOUTS = {"image": "nchw", "text": "btc"}
 #: specs by scale and name. Language models know no ``paper_b``: it is ``paper`` for them.
@@ -123,7 +125,8 @@ def _entry(name: str) -> _Entry:
 
         specs = {scale: table[name] for scale, table in SCALES.items()}
         kind = "text" if name in LANGUAGE else "image"
-        _ENTRIES[name] = _Entry(getattr(networks, name), specs, None, kind, LAYOUTS[kind])
+        layout = "btc" if name in VISION else LAYOUTS[kind]
+        _ENTRIES[name] = _Entry(getattr(networks, name), specs, None, kind, layout)
     if name not in _ENTRIES:
         network = load_entry_point(ENTRY_POINTS, name)
         if name not in _ENTRIES and network is not None:
