@@ -54,13 +54,18 @@ def lightning_attention(
     if block < 1:
         raise UsageError(f"chunks of {block} tokens", hint="block=1 or more")
     _check(q, k, v, decay, 4)
-    if form == "triton":
-        raise UsageError("there is no kernel for these tensors", hint="form='chunked'")
-    empty = 0 in (*q.shape, *v.shape)
-    if empty or form == "masked":
+    if form == "masked" or 0 in (*q.shape, *v.shape):
         return eager.masked(q, k, v, decay)
     if form == "recurrent":
         return eager.recurrent(q, k, v, decay)
+    if form == "triton" or (form == "auto" and q.device.type == "cuda"):
+        from evonas.kernels.linear_attention_operator import decayed_attention, why_not
+
+        reason = why_not(q, v)
+        if reason is None:
+            return decayed_attention(q, k, v, decay.to(torch.float32), False)
+        if form == "triton":
+            raise UsageError(f"no kernel for {reason}", hint="use form='auto' or form='chunked'")
     return eager.chunked(q, k, v, decay, min(block, q.shape[-2]))
 
 

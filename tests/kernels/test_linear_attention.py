@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from evonas.kernels.linear_attention import (
     recurrent_step,
 )
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from evonas.errors import UsageError
 
@@ -141,6 +143,35 @@ def test_any_size_may_be_zero(form: str, sizes: tuple[int, ...]) -> None:
     out.sum().backward()
     assert q.grad is not None
     assert q.grad.shape == q.shape
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that any operation makes, in both passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, Tensor):
+                self.numel = max(self.numel, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return out
+
+
+def largest(form: str, tokens: int) -> int:
+    leaves = [t.requires_grad_() for t in drawn(tokens, 16, 16, batch=1, heads=1)]
+    decay = torch.tensor([0.1])
+    with Largest() as mode:
+        lightning_attention(*leaves, decay, form=form).sum().backward()
+    return mode.numel
+
+
+def test_the_chunked_form_has_no_tensor_that_grows_with_the_square() -> None:
+    assert largest("chunked", 4096) == 4096 * 64  # one matrix of 64 x 64 per 64 tokens
+    assert largest("chunked", 8192) == 2 * largest("chunked", 4096)
+    assert largest("masked", 512) == 512**2
 
 
 # ------------------------------------------------------------------------------------------------ decoding
