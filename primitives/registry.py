@@ -52,6 +52,10 @@ def register(candidate: Primitive) -> Primitive:
         )
     if candidate.kind == "moment" and candidate.arity != 1:
         raise PluginError(f"moment {candidate.name!r} has arity {candidate.arity}, it must be 1")
+    if candidate.causal and candidate.kind != "moment":
+        raise PluginError(
+            f"{candidate.name!r} is causal and of kind {candidate.kind!r}, a causal primitive is a moment"
+        )
     if candidate.kind != "constant" and candidate.arity not in (1, 2):
         raise PluginError(f"primitive {candidate.name!r} has arity {candidate.arity}, it must be 1 or 2")
     known = _REGISTRY.get(candidate.name)
@@ -86,6 +90,8 @@ def define(
     uses_eps: bool = False,
     precedence: int | None = None,
     singular: str = "none",
+    causal: bool = False,
+    step: Callable[..., tuple[Any, tuple[Any, ...]]] | None = None,
     flops: int = 1,
     origin: str | None = None,
 ) -> Callable[[Callable[..., Any]], Primitive]:
@@ -123,6 +129,8 @@ def define(
                 uses_eps=uses_eps or kind == "moment",
                 precedence=precedence,
                 singular=singular,
+                causal=causal,
+                step=step,
                 flops=flops,
                 origin=origin or getattr(eager, "__module__", "?").split(".")[0],
             )

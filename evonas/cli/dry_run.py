@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from evonas.cli.output import document, emit, seconds, size, table
+from evonas.cli.output import document, emit, table
+from evonas.run.wording import seconds, size
 
 if TYPE_CHECKING:
     from evonas.cli.search import Request

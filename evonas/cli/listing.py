@@ -45,7 +45,8 @@ def _spaces() -> tuple[Rows, list[str]]:
         rows.append(
             {"name": name, "layout": about["layout"], "nodes": made.nodes, "inputs": about["inputs"],
              "operations": about["operations"], "options": about["options"],
-             "summary": search_spaces.summary(name), "size": f"{len(about['operations'])} operations"}
+             "slots": list(made.groups), "summary": search_spaces.summary(name),
+             "size": f"{len(about['operations'])} operations"}
         )  # fmt: skip
     return rows, ["name", "layout", "nodes", "size", "summary"]
 

@@ -23,9 +23,9 @@ from evonas.evaluation.kernel_choice import DEFAULT
 from evonas.evaluation.kernel_use import layout_of, make_kernels
 from evonas.evaluation.protocol import Outcome, StageReport, Task
 from evonas.evaluation.registry import evaluator
+from evonas.evaluation.sweep import Sweep
 from evonas.evolution.matter import can_still_matter
-from evonas.graph import Assembly
-from evonas.layers import AssembledLayer, Layer, candidate_of
+from evonas.layers import AssembledLayer, Layer, candidate_from
 from evonas.proxies import Proxy, data_of
 from evonas.proxies.screens import quality_test, stability_test
 from evonas.proxies.trainer import Trainer, configured_process
@@ -206,7 +206,11 @@ class Training:
 
 
 class Final:
-    """Re-ranking: train on every proxy from a fresh seed and score on the *held-out* images."""
+    """Re-ranking: train on every proxy from a fresh seed and score on the *held-out* images.
+
+    Where the task names shares of the training data, the same training is repeated on each of them: as many steps,
+    fewer different samples. Reports of those have ``share`` in their evidence and are not among the scores.
+    """
 
     name = "rerank"
 
@@ -214,20 +218,29 @@ class Final:
         self.evaluator = evaluator
 
     def run(self, candidate: Candidate) -> None:
+        factors = candidate.task.lr or {}
         for proxy in self.evaluator.proxies:
-            trainer = self.evaluator.trainer(candidate, proxy)
-            if not self.evaluator.ready(candidate, trainer):
-                return
-            trainer.run()
-            started = time.perf_counter()
-            found = trainer.scored(self.evaluator.datasets[proxy.name].heldout)
-            seconds = trainer.seconds + time.perf_counter() - started
-            evidence = {"score": found.value, "validation": trainer.validate(), "diverged_at": trainer.diverged_at,
-                        **_bits(found.evidence)}  # fmt: skip
-            candidate.outcome.reports.append(
-                StageReport(self.name, trainer.diverged_at is None, seconds, proxy.name, None, evidence)
-            )
-            candidate.outcome.scores[proxy.name] = found.value
+            for share in (1.0, *candidate.task.data_shares):
+                trainer = self.evaluator.fresh_trainer(
+                    candidate, proxy, lr=factors.get(proxy.name, 1.0), share=share
+                )
+                if not self.evaluator.ready(candidate, trainer):
+                    return
+                trainer.run()
+                started = time.perf_counter()
+                found = trainer.scored(self.evaluator.datasets[proxy.name].heldout)
+                seconds = trainer.seconds + time.perf_counter() - started
+                evidence = {
+                    "score": found.value,
+                    "validation": trainer.validate(),
+                    "diverged_at": trainer.diverged_at,
+                    **_bits(found.evidence),
+                } | ({"share": share} if share < 1 else {})
+                candidate.outcome.reports.append(
+                    StageReport(self.name, trainer.diverged_at is None, seconds, proxy.name, None, evidence)
+                )
+                if share == 1:
+                    candidate.outcome.scores[proxy.name] = found.value
 
 
 def _bits(evidence: Mapping[str, float]) -> dict[str, float]:
@@ -285,23 +298,25 @@ class ProxyEvaluator:
         self.modes: dict[str, list[Stage]] = {
             "funnel": [kernel, *(stage for stage in made if wanted[stage.name])],
             "train": [kernel, Training(self)],
+            "sweep": [kernel, Sweep(self)],
             "final": [kernel, Final(self)],
         }
 
     def trainer(self, candidate: Candidate, proxy: Proxy) -> Trainer:
         """The candidate's training on a proxy; stages continue where the one before stopped."""
         if proxy.name not in candidate.trainers:
-            task = candidate.task
-            make = self.kernels.maker(candidate, proxy)
-            candidate.trainers[proxy.name] = Trainer(
-                proxy,
-                make,
-                seed=task.seed,
-                budget=task.budget,
-                parametrization=self.parametrization,
-                device=self.device,
-            )
+            candidate.trainers[proxy.name] = self.fresh_trainer(candidate, proxy)
         return candidate.trainers[proxy.name]
+
+    def fresh_trainer(
+        self, candidate: Candidate, proxy: Proxy, *, lr: float = 1.0, share: float = 1.0
+    ) -> Trainer:
+        """A training from the task's seed. ``lr``: factor on the learning rate; ``share``: of the training data."""
+        task = candidate.task
+        return Trainer(
+            proxy, self.kernels.maker(candidate, proxy), seed=task.seed, budget=task.budget, lr_factor=lr,
+            share=share, parametrization=self.parametrization, device=self.device,
+        )  # fmt: skip
 
     def ready(self, candidate: Candidate, trainer: Trainer) -> bool:
         """Put kernels under what remains of a training; False if they are wrong and the candidate is rejected."""
@@ -319,7 +334,7 @@ class ProxyEvaluator:
         if task.mode not in self.modes:
             raise unknown_name("evaluation mode", task.mode, self.modes)
         started = time.perf_counter()
-        layer = candidate_of(Assembly.parse(task.formula), "candidate")
+        layer = candidate_from(task.formula, "candidate")
         candidate = Candidate(task, layer, self.layer_options)
         for stage in self.modes[task.mode]:
             stage.run(candidate)

@@ -7,6 +7,7 @@ from evonas.graph.analysis import Properties, analyse
 from evonas.graph.assembly import Assembly, Part
 from evonas.graph.autodiff import differentiate
 from evonas.graph.canonical import Interner, canonical, digest
+from evonas.graph.causality import Leak, find_leak
 from evonas.graph.cost import Cost, cost, resolve_groups
 from evonas.graph.fingerprint import Fingerprint, FingerprintIndex, fingerprint, same_function
 from evonas.graph.formula import format_formula, parse_formula
@@ -27,6 +28,7 @@ __all__ = [
     "GraphBuilder",
     "Interner",
     "Layout",
+    "Leak",
     "Node",
     "Part",
     "Properties",
@@ -35,6 +37,7 @@ __all__ = [
     "cost",
     "differentiate",
     "digest",
+    "find_leak",
     "fingerprint",
     "format_formula",
     "format_latex",

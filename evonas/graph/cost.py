@@ -51,7 +51,7 @@ def cost(
         dims: frozenset[str] = frozenset().union(*(varies[a] for a in args))
         work = _count(dims, sizes)
         if index is not None:
-            dims -= where.covered(index)
+            dims -= where.covered(index) - ({"t"} if primitive.causal else set())
         written = _count(dims, sizes)
         varies.append(dims)
         flops += primitive.flops * (work if index is not None else written)

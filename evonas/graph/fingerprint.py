@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -83,6 +83,12 @@ class Fingerprint:
 
     structure: bytes
     vector: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Sequence[Fingerprint]) -> Fingerprint:
+        """Of an assembly: equal to another one exactly if all parts are."""
+        structure = b"".join(part.structure.ljust(8, b"\0") for part in parts)
+        return cls(structure if any(structure) else b"", np.concatenate([part.vector for part in parts]))
 
     def cell(self) -> tuple[bytes, int, int]:
         """The bucket that the fingerprint falls into."""

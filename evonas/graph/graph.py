@@ -64,6 +64,12 @@ class Graph:
                 raise FormulaError(f"{op} {needed}", hint=f"write {op}[w,h](x)" if index is None else None)
             if index is not None and canonical_index(index) != index:
                 raise FormulaError(f"index set {index} of node {here} is not in canonical order")
+            if primitive.causal and index is not None and ("t" not in index or "b" in index):
+                raise FormulaError(
+                    f"{op}[{','.join(index)}] is not usable: {op} runs over the tokens up to the present one, "
+                    f"its index set needs t and cannot have b",
+                    hint=f"write {op}[t](x) or {op}[t,c](x)",
+                )
         if not 0 <= self.output < len(self.leaves) + len(self.nodes):
             raise FormulaError(f"output id {self.output} does not exist")
 

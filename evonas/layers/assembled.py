@@ -6,7 +6,7 @@ Importing this does not import torch.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from evonas.errors import FormulaError, UsageError, unknown_name
 from evonas.graph import Assembly, Graph, format_latex
 from evonas.graph.graph import PARAMETER_LEAVES
 from evonas.graph.layout import get_layout
-from evonas.graph.slots import ACT_SLOTS, NORM_SLOTS, SLOTS, group_name
+from evonas.graph.slots import ACT_SLOTS, NORM_SLOTS, group_name
 from evonas.layers.layer import Layer, named_layer, resolve_layer
 from evonas.layers.zoo import ZOO
 
@@ -37,6 +37,22 @@ class AssembledLayer:
     def formula(self) -> str:
         """The text of the assembly."""
         return str(self.assembly)
+
+    @property
+    def text(self) -> str:
+        """What ``resolve_candidate`` makes this candidate of again."""
+        return self.formula
+
+    def laid_out(self, layout: str) -> AssembledLayer:
+        """The same layers for tensors of another layout.
+
+        Raises:
+            UsageError: an unknown layout. FormulaError: an index set that it does not have.
+        """
+        where = get_layout(layout)
+        for index in self.index_sets:
+            where.check(index)
+        return replace(self, layout=where.name)
 
     @property
     def canonical(self) -> Assembly:
@@ -159,6 +175,19 @@ def candidate_of(
     return AssembledLayer(name, assembly, layout, source)
 
 
+def candidate_from(
+    text: str, name: str = "layer", layout: str = "nchw", source: str = ""
+) -> Layer | AssembledLayer:
+    """The candidate of a task or a log: a formula, or the text of an assembly; names of the zoo are not looked up."""
+    return candidate_of(Assembly.parse(text), name, layout, source)
+
+
+def is_name(text: str) -> bool:
+    """Whether a text is a name of the zoo, or two of them joined."""
+    pair = _NAMES.fullmatch(text.strip())
+    return text.strip() in ZOO or (pair is not None and pair[1] in ZOO and pair[2] in ZOO)
+
+
 def resolve_candidate(spec: str | Path | Graph | Assembly | Layer | AssembledLayer) -> Layer | AssembledLayer:
     """What ``resolve_layer`` takes, or an assembly: as an object, as text, or as norm and activation of the zoo.
 
@@ -223,7 +252,3 @@ def named_assembly(norm: str, act: str) -> AssembledLayer:
 
 #: Layers that have another form in token networks.
 TOKEN_FORMS = {"dyt": "dyt_scalar", "derf": "derf_scalar"}
-
-__all__ = [
-    "SLOTS", "TOKEN_FORMS", "AssembledLayer", "candidate_of", "named_assembly", "resolve_candidate",
-]  # fmt: skip

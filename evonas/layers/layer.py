@@ -6,7 +6,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,22 @@ class Layer:
     layout: str = "nchw"
     source: str = ""
     affine: bool = True
+
+    @property
+    def text(self) -> str:
+        """What ``resolve_candidate`` makes this layer of again."""
+        return self.formula
+
+    def laid_out(self, layout: str) -> Layer:
+        """The same layer for tensors of another layout.
+
+        Raises:
+            UsageError: an unknown layout. FormulaError: an index set that it does not have.
+        """
+        where = get_layout(layout)
+        for index in self.graph.index_sets:
+            where.check(index)
+        return replace(self, layout=where.name)
 
     @property
     def layers(self) -> tuple[Layer, ...]:

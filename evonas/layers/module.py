@@ -7,6 +7,7 @@ exports and kernels are held against.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, overload
 
 import torch
@@ -111,17 +112,22 @@ class GraphLayer(nn.Module):
         ops = ArrayOps(primitives.torch_namespace(), self.layout, eps=self.eps)
         self._constants = [literal(leaf) for leaf in self.graph.leaves]
         self._program: list[_Step] = []
+        #: by position: causal moments one token at a time
+        self._causal: dict[int, Callable[..., tuple[Tensor, tuple[Tensor, ...]]]] = {}
         batch = 0
         for _, (op, args, index) in self.graph.operations():
             if index is not None and "b" in index:
                 self._program.append((batch, None, args))
                 batch += 1
             else:
+                one = primitives.get(op)
+                if one.step is not None and index is not None:
+                    self._causal[len(self._program)] = partial(_one_step, one.step, ops.axes(index), self.eps)
                 self._program.append((-1, ops.function(op, index), args))
 
     def __getstate__(self) -> dict[str, object]:
         state = self.__dict__.copy()
-        del state["_program"]
+        del state["_program"], state["_causal"]
         return state
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -157,7 +163,46 @@ class GraphLayer(nn.Module):
         with torch.autocast(device_type=x.device.type, enabled=False):
             return self._eager(x if total is None else total), total
 
-    def _eager(self, x: Tensor) -> Tensor:
+    def step(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
+        """One token, for recurrent decoding: the layer on the tokens so far, at the last one.
+
+        Args:
+            x: (B, C), the token. state: what the step before it returned; None before the first token.
+
+        Returns:
+            the output, (B, C), and the state: per causal moment, in graph order, a tuple of tensors of one token's
+            size, whatever the number of tokens. A layer without causal moments has an empty state.
+
+        Raises:
+            UsageError: layout "nchw", a moment over tokens that is not causal, or statistics of the batch in training.
+        """
+        self._check_step(x)
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            after: LayerState = []
+            y = self._eager(x[:, None, :], (state, after))
+        return y[:, 0], after
+
+    def _check_step(self, x: Tensor) -> None:
+        if self.layout.name != "btc":
+            raise UsageError(
+                f"a {self.layout.name} layer has no tokens to step over", hint="make it with layout='btc'"
+            )
+        if x.dim() != 2 or x.shape[1] != self.channels:
+            raise UsageError(f"a token of shape {tuple(x.shape)}, needed is (batch, {self.channels})")
+        for _, (op, _, index) in self.graph.operations():
+            primitive = primitives.get(op)
+            if index is None or "t" not in index or (primitive.causal and primitive.step is not None):
+                continue
+            if "b" in index and not self.training:  # a running average
+                continue
+            where = "in training mode" if "b" in index else "token by token"
+            raise UsageError(
+                f"{op}[{','.join(index)}] of {self._formula} cannot run {where}",
+                hint="call eval() first" if "b" in index else "use cmean, crms or cstd over t",
+            )
+
+    def _eager(self, x: Tensor, states: tuple[LayerState | None, LayerState] | None = None) -> Tensor:
+        """The graph node by node. states: of causal moments before this token, and a list for those after it."""
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         split = self._split(wide)
         vector = self._vector_shape
@@ -170,9 +215,14 @@ class GraphLayer(nn.Module):
                 values.append(parameter.view((1,) * split.dim() if leaf in SCALAR_LEAVES else vector))
             else:
                 values.append(wide.new_full((1,) * split.dim(), constant))
-        for slot, function, args in self._program:
+        for i, (slot, function, args) in enumerate(self._program):
             if slot >= 0:
                 values.append(self.statistics[slot](values[args[0]]))
+            elif states is not None and i in self._causal:
+                before, after = states
+                value, state = self._causal[i](values[args[0]], before[len(after)] if before else None)
+                values.append(value)
+                after.append(state)
             else:
                 assert function is not None
                 values.append(function(*[values[a] for a in args]))
@@ -202,6 +252,20 @@ class GraphLayer(nn.Module):
         return (
             f"{self.formula!r}, channels={self.channels}, groups={self.groups}, layout={self.layout.name!r}"
         )
+
+
+#: Of causal moments, in graph order.
+LayerState = list[tuple[Tensor, ...]]
+
+
+def _one_step(
+    step: Callable[..., tuple[Tensor, tuple[Tensor, ...]]],
+    axes: tuple[int, ...],
+    eps: float,
+    a: Tensor,
+    state: tuple[Tensor, ...] | None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    return step(primitives.torch_namespace(), a, axes, state, eps)
 
 
 _Step = tuple[int, Callable[..., Tensor] | None, tuple[int, ...]]

@@ -13,7 +13,7 @@ from evonas.errors import EnvironmentUnusable
 from evonas.evaluation.kernel_choice import PAYS_FROM, choose
 from evonas.run.objectives import describe_objectives
 from evonas.run.settings import Settings
-from evonas.search_spaces import Space
+from evonas.search_spaces import AnySpace, genotypes_log10
 
 if TYPE_CHECKING:
     from evonas.proxies import Proxy
@@ -61,20 +61,7 @@ class ProxyCost:
         return (self.ascent_steps + 1) * self.ascent
 
 
-def genotypes_log10(space: Space) -> float:
-    """Decimal logarithm of the number of genotypes of a space: for node i of n, the sum over its operations of
-    (inputs + i) ** arity, multiplied over the nodes (one choice of two equal arguments less where they must differ)."""
-    unary = sum(op.arity == 1 for op in space.operations)
-    binary = len(space.operations) - unary
-    total = 0.0
-    for i in range(space.nodes):
-        n = len(space.inputs) + i
-        pairs = n * (n - 1) if space.options.distinct_inputs else n * n
-        total += math.log10(max(1, unary * n + binary * pairs))
-    return total
-
-
-def make_plan(settings: Settings, space: Space, *, measure: bool = True) -> dict[str, Any]:
+def make_plan(settings: Settings, space: AnySpace, *, measure: bool = True) -> dict[str, Any]:
     """The plan as plain values: space, stages, budget, trainings, steps, seconds, memory, disk.
 
     Args:
@@ -96,9 +83,10 @@ def make_plan(settings: Settings, space: Space, *, measure: bool = True) -> dict
             "inputs": list(space.inputs),
             "operations": len(space.operations),
             "nodes": space.nodes,
+            **({"slots": list(space.groups)} if space.groups != ("all",) else {}),
             "genotypes_log10": round(genotypes_log10(space), 1),
         },
-        "stages": _stages(settings),
+        "stages": _stages(settings, space.causal),
         "objectives": describe_objectives(settings.to_dict()),
         "arms": {"search": search.strategy} | ({"control": search.control} if arms > 1 else {}),
         "budget": {
@@ -130,9 +118,10 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _stages(settings: Settings) -> list[str]:
+def _stages(settings: Settings, causal: bool) -> list[str]:
     names = ["structural", "duplicate"]
     names += ["probe"] if settings.screening.probe else []
+    names += ["causal"] if causal else []
     backend = _kernels(settings)
     names += ["kernel"] if backend == "c" else []
     names += ["hurdle"] if settings.evaluation.hurdle else []

@@ -35,8 +35,8 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
         "rerank.seeds": 2,
         "rerank.budget": 1.0,
         "rerank.time_share": 0.6,
-        "rerank.lr_factors": ("0.5", "1.0", "2.0"),
-        "rerank.data_shares": ("0.1",),
+        "rerank.lr_factors": (0.5, 1.0, 2.0),
+        "rerank.data_shares": (0.1,),
     },
     "norm_act_any": {
         "search.baselines": ("rms_norm+silu", "gn_silu", "evonorm_s0", "relu"),

@@ -109,7 +109,12 @@ def test_every_random_layer_is_expressible():
 
 
 def test_every_built_in_primitive_has_an_instruction():
-    built_in = {p.name for p in primitives.all_primitives() if p.origin == "evonas" and p.arity}
+    """All but the causal moments, whose loops along an axis the machine does not have, and what their adjoints need."""
+    built_in = {
+        p.name
+        for p in primitives.all_primitives()
+        if p.origin == "evonas" and p.arity and not p.causal and p.name != "like"
+    }
     assert built_in == {*UNARY, *BINARY, *MOMENTS}
 
 
