@@ -182,14 +182,14 @@ def check_changes(
     changes: Mapping[str, Any], scale: str, proxies: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """``changes`` of fields of specs by proxy. A field is changed on every proxy that has it; a table under the name
-    of a proxy is for that one alone.
+    of a proxy is for that one alone, and stands idle where that one is not used.
 
     Raises UsageError for an unknown proxy or scale, a field that none of them has, and a value that does not fit.
     """
     found: dict[str, dict[str, Any]] = {name: {} for name in proxies}
     fields = {name: set(_spec(name, scale).__dataclass_fields__) for name in proxies}
     for key, value in changes.items():
-        if key in found and isinstance(value, Mapping):
+        if isinstance(value, Mapping) and (key in found or key in names()):
             continue
         having = [name for name in proxies if key in fields[name]]
         for name in having or proxies:  # a field that nothing has is refused by the spec, in its words
