@@ -88,7 +88,7 @@ def _print_plan(plan: Mapping[str, Any]) -> None:
     print(f"work    {trainings['low']} to {trainings['high']} full trainings, "
           f"{trainings['steps_low']:,} to {trainings['steps_high']:,} training steps")  # fmt: skip
     for proxy in plan["proxies"]:
-        how = "timed here with BN-ReLU" if proxy["measured"] else "from a table, not timed"
+        how = "timed here" if proxy["measured"] else "from a table, not timed"
         print(
             f"        {proxy['proxy']}: {proxy['steps']} steps of {1000 * proxy['step']:.0f} ms of one core ({how})"
         )

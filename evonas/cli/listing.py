@@ -70,11 +70,15 @@ def _proxies() -> tuple[Rows, list[str]]:
     for name in proxies.names():
         specs = {scale: found[name].to_dict() for scale, found in proxies.SCALES.items() if name in found}
         tiny = specs.get("tiny")
-        words = f"{tiny['steps']} steps of {tiny['batch']} images" if tiny else "its own"
+        kind = proxies.kind(name)
+        what = f"windows of {tiny['sequence']} tokens" if tiny and kind == "text" else "images"
+        words = f"{tiny['steps']} steps of {tiny['batch']} {what}" if tiny else "its own"
         origin = "evonas" if specs else "plug-in"
         scales = ", ".join(specs) or "its own"
-        rows.append({"name": name, "scales": scales, "tiny": words, "origin": origin, "specs": specs})
-    return rows, ["name", "scales", "tiny", "origin"]
+        rows.append(
+            {"name": name, "scales": scales, "kind": kind, "tiny": words, "origin": origin, "specs": specs}
+        )
+    return rows, ["name", "kind", "scales", "tiny", "origin"]
 
 
 def _layers() -> tuple[Rows, list[str]]:

@@ -23,7 +23,9 @@ Data = Dataset | TextData | SearchView | TextView
 ENTRY_POINTS = "evonas.proxies"
 ANCHORS = ("resnet", "mobilenet", "efficientnet")
 LANGUAGE = ("transformer", "transnormer")
-BUILTIN = (*ANCHORS, *LANGUAGE)
+#: vision with attention: images, whose layers are given tokens.
+VISION = ("soft",)
+BUILTIN = (*ANCHORS, *LANGUAGE, *VISION)
 #: what is trained on what, and what its layers are given.
 LAYOUTS = {"image": "nchw", "text": "btc"}
 #: specs by scale and name. Language models know no ``paper_b``: it is ``paper`` for them.
@@ -123,7 +125,8 @@ def _entry(name: str) -> _Entry:
 
         specs = {scale: table[name] for scale, table in SCALES.items()}
         kind = "text" if name in LANGUAGE else "image"
-        _ENTRIES[name] = _Entry(getattr(networks, name), specs, None, kind, LAYOUTS[kind])
+        layout = "btc" if name in VISION else LAYOUTS[kind]
+        _ENTRIES[name] = _Entry(getattr(networks, name), specs, None, kind, layout)
     if name not in _ENTRIES:
         network = load_entry_point(ENTRY_POINTS, name)
         if name not in _ENTRIES and network is not None:
@@ -179,14 +182,14 @@ def check_changes(
     changes: Mapping[str, Any], scale: str, proxies: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """``changes`` of fields of specs by proxy. A field is changed on every proxy that has it; a table under the name
-    of a proxy is for that one alone.
+    of a proxy is for that one alone, and stands idle where that one is not used.
 
     Raises UsageError for an unknown proxy or scale, a field that none of them has, and a value that does not fit.
     """
     found: dict[str, dict[str, Any]] = {name: {} for name in proxies}
     fields = {name: set(_spec(name, scale).__dataclass_fields__) for name in proxies}
     for key, value in changes.items():
-        if key in found and isinstance(value, Mapping):
+        if isinstance(value, Mapping) and (key in found or key in names()):
             continue
         having = [name for name in proxies if key in fields[name]]
         for name in having or proxies:  # a field that nothing has is refused by the spec, in its words

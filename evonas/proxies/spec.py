@@ -24,11 +24,13 @@ OPTIMISERS = ("sgd", "adamw", "sgdp", "adamp")
 RESNET50 = (3, 4, 6, 3)
 MOBILENET_V2 = (1, 2, 3, 4, 3, 3, 1)
 EFFICIENTNET_B0 = (1, 2, 2, 3, 3, 4, 1)
+SOFT_TINY = (1, 2, 3, 2)
 #: the built-in networks and their number of stages.
 STAGES = {
     "resnet": len(RESNET50),
     "mobilenet": len(MOBILENET_V2),
     "efficientnet": len(EFFICIENTNET_B0),
+    "soft": len(SOFT_TINY),
 }
 
 
@@ -85,6 +87,7 @@ _RULES: dict[str, Rule] = {
     "flip": FLAG,
     "eval_crop": optional(whole(1)),
     "base_width": optional(POSITIVE),
+    "landmarks": ("three whole numbers, each at least 1", lambda v: len(v) == 3 and _COUNTS[1](v)),
 }
 
 
@@ -156,6 +159,8 @@ class ProxySpec(Spec):
     kernel_limit: int = 7
     #: channels of the last 1x1 convolution of MobileNetV2 and EfficientNet, before ``width``.
     head: int = 1280
+    #: of SOFT: sides of the squares of tokens that become one landmark, for the stages without softmax.
+    landmarks: tuple[int, ...] = (8, 4, 2)
     schedule: str = "cosine"
     optimiser: str = "sgd"
     #: share of the steps over which the rate rises to ``lr``.
@@ -185,7 +190,7 @@ class ProxySpec(Spec):
     stability_limit: float = 1e8
 
     def __post_init__(self) -> None:
-        for name in ("depth", "strides"):
+        for name in ("depth", "strides", "landmarks"):
             value = getattr(self, name)
             if not isinstance(value, (tuple, list)):
                 raise UsageError(f"{name} is {value!r}, needed is a list of whole numbers, each at least 1")
@@ -209,6 +214,10 @@ _TINY: dict[str, Any] = {
 }  # fmt: skip
 #: nine of MobileNetV2's 17 and of EfficientNet-B0's 16 blocks: every stage, every width.
 _NINE = (1, 1, 2, 2, 1, 1, 1)
+#: SOFT trains with AdamW and a warm-up, as vision transformers do.
+_ADAM: dict[str, Any] = {
+    "optimiser": "adamw", "weight_decay": 0.05, "warmup": 0.1, "clip": 1.0, "base_width": 1 / 4,
+}  # fmt: skip
 _SMALL: dict[str, Any] = {"crop": 24, "batch": 128, "steps": 1000, "lr": 0.1, "stability_batch": 64}
 _PAPER: dict[str, Any] = {"crop": 24, "batch": 128, "steps": 5000, "lr": 0.1}
 _PAPER_B: dict[str, Any] = {**_PAPER, "steps": 2000, "schedule": "constant"}
@@ -224,20 +233,32 @@ SCALES: dict[str, dict[str, ProxySpec]] = {
         "efficientnet": ProxySpec(
             "efficientnet", 1 / 4, _NINE, base_width=1 / 4, lr=0.02, strides=(1, 2, 2, 2, 1), **_TINY
         ),
+        "soft": ProxySpec(
+            "soft",
+            1 / 4,
+            (1, 1, 2, 1),
+            lr=0.001,
+            strides=(2, 1, 1, 2, 1),
+            landmarks=(2, 2, 1),
+            **{**_TINY, **_ADAM},
+        ),
     },
     "small": {
         "resnet": ProxySpec("resnet", 1 / 8, RESNET50, base_width=1 / 16, **_SMALL),
         "mobilenet": ProxySpec("mobilenet", 1 / 4, MOBILENET_V2, base_width=1 / 4, **_SMALL),
         "efficientnet": ProxySpec("efficientnet", 1 / 4, EFFICIENTNET_B0, base_width=1 / 4, **_SMALL),
+        "soft": ProxySpec("soft", 1 / 4, SOFT_TINY, **{**_SMALL, "lr": 0.001}, **_ADAM),
     },
     "paper": {
         "resnet": ProxySpec("resnet", 1 / 4, RESNET50, base_width=1 / 16, **_PAPER),
         "mobilenet": ProxySpec("mobilenet", 1 / 2, MOBILENET_V2, base_width=1 / 4, **_PAPER),
         "efficientnet": ProxySpec("efficientnet", 1 / 2, EFFICIENTNET_B0, base_width=1 / 4, **_PAPER),
+        "soft": ProxySpec("soft", 1 / 2, SOFT_TINY, **{**_PAPER, "lr": 0.001}, **_ADAM),
     },
     "paper_b": {
         "resnet": ProxySpec("resnet", 1 / 4, RESNET50, base_width=1 / 16, **_PAPER_B),
         "mobilenet": ProxySpec("mobilenet", 1 / 2, MOBILENET_V2, base_width=1 / 4, **_PAPER_B),
         "efficientnet": ProxySpec("efficientnet", 1 / 2, EFFICIENTNET_B0, base_width=1 / 4, **_PAPER_B),
+        "soft": ProxySpec("soft", 1 / 2, SOFT_TINY, **{**_PAPER_B, "lr": 0.001}, **_ADAM),
     },
 }

@@ -18,8 +18,13 @@ from evonas.search_spaces import AnySpace, genotypes_log10
 if TYPE_CHECKING:
     from evonas.proxies import Proxy
 
-#: Seconds of one core for one training step with BN-ReLU at scale tiny, used where nothing can be timed.
-STEP_SECONDS = {"resnet": 0.045, "mobilenet": 0.045, "efficientnet": 0.060}
+#: Seconds of one core for one training step at scale tiny, with BN-ReLU on images and RMSNorm and SiLU on tokens; used
+#: where nothing can be timed.
+STEP_SECONDS = {
+    "resnet": 0.045, "mobilenet": 0.045, "efficientnet": 0.060, "transformer": 0.1, "transnormer": 0.1, "soft": 0.1,
+}  # fmt: skip
+#: By layout: the layer that steps are timed with.
+TIMED_WITH = {"nchw": "bn_relu", "btc": "rms_norm+silu"}
 #: Share of the candidates that reach the slots and pass the quality and stability tests; a rough middle for the
 #: estimate between "none does" and "all do". Runs differ: the funnel table of a run has its own.
 PASS_SHARE = 0.3
@@ -65,7 +70,7 @@ def make_plan(settings: Settings, space: AnySpace, *, measure: bool = True) -> d
     """The plan as plain values: space, stages, budget, trainings, steps, seconds, memory, disk.
 
     Args:
-        measure: time a few steps of every proxy with BN-ReLU; otherwise take them from ``STEP_SECONDS``.
+        measure: time a few steps of every proxy with a known layer (``TIMED_WITH``); otherwise take them from ``STEP_SECONDS``.
 
     ``seconds`` has three figures of wall-clock time on the slots: ``low`` if every candidate fails the quality test
     on the first proxy, ``high`` if every one is trained on all of them, ``likely`` in between (``PASS_SHARE``).
@@ -252,24 +257,37 @@ def _resident() -> int:
 def _from_table(proxy: Proxy) -> ProxyCost:
     spec = proxy.spec
     step = STEP_SECONDS.get(proxy.name, max(STEP_SECONDS.values()))
-    validation = step * len(proxy.data.validation) / (3 * spec.batch)
+    validation = step * _samples(proxy) / (3 * spec.batch)
     return ProxyCost(
         proxy.name, spec.steps, spec.quality_steps, spec.stability_steps, step, 2 * step, validation, False
     )
+
+
+def _samples(proxy: Proxy) -> int:
+    """Images, or windows of text, that a score is made of."""
+    return proxy.spec.eval_windows if proxy.kind == "text" else len(proxy.data.validation)
 
 
 def _timed(proxy: Proxy, device: str, stability: bool, backend: str) -> ProxyCost:
     from functools import partial
 
     from evonas.layers.c_layer import CGraphLayer
-    from evonas.layers.layer import named_layer
+    from evonas.layers import resolve_candidate
     from evonas.proxies import Trainer, stability_test
 
-    layer, spec = named_layer("bn_relu"), proxy.spec
+    candidate, spec = resolve_candidate(TIMED_WITH[proxy.layout]), proxy.spec
+
+    def made(backend: str, channels: int, slot: str | None = None) -> Any:
+        layer = candidate.layer(slot)
+        if layer is None:
+            return None
+        if backend == "c":
+            return CGraphLayer(layer.graph, channels, layout=proxy.layout, affine=layer.affine)
+        return layer.module(channels, layout=proxy.layout, backend=backend)
+
     # on a processor that others use too, the time of this process is what a core of its own would take
     clock = time.process_time if device == "cpu" else time.perf_counter
-    make = partial(layer.module, backend="eager" if backend == "c" else backend)
-    trainer = Trainer(proxy, partial(CGraphLayer, layer.graph) if backend == "c" else make, device=device)
+    trainer = Trainer(proxy, partial(made, backend), device=device)
     trainer.run(1)  # warms up allocators and thread pools
     steps, begun = 0, clock()
     while steps < 10 and (steps == 0 or clock() - begun < _PATIENCE) and trainer.step < trainer.total:
@@ -280,10 +298,10 @@ def _timed(proxy: Proxy, device: str, stability: bool, backend: str) -> ProxyCos
     begun = clock()
     if quick:
         trainer.validate()
-    validation = clock() - begun if quick else step * len(proxy.data.validation) / (3 * spec.batch)
+    validation = clock() - begun if quick else step * _samples(proxy) / (3 * spec.batch)
     begun = clock()
     if quick and stability:
-        stability_test(proxy, partial(layer.module, backend="eager"), steps=1, device=device)
+        stability_test(proxy, partial(made, "eager"), steps=1, device=device)
     ascent = (clock() - begun) / 2 if quick else 2 * step * spec.stability_batch / spec.batch
     return ProxyCost(
         proxy.name, spec.steps, spec.quality_steps, spec.stability_steps, step, ascent, validation, True

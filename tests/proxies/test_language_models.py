@@ -11,6 +11,7 @@ from torch import nn
 import evonas
 import evonas.proxies as proxies
 from evonas.errors import UsageError
+from evonas.proxies.networks.decoding import Session
 from evonas.proxies.networks.tokens import RMSNorm, SimpleRMSNorm, rotate
 
 NAMES = ("transformer", "transnormer")
@@ -157,14 +158,15 @@ def test_decay_of_every_layer_is_that_of_the_schedule(form):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("layer", ["own", "dyt"])
+@pytest.mark.parametrize(
+    "layer", ["own", "tanh(0.5 * v1 * x)", "x / crms[t,c](x)", "(x - cmean[t](x)) / cstd[t](x + v0)"]
+)
 def test_decoding_equals_running_the_model_on_the_whole_prefix(name, layer):
-    dyt = evonas.layer("tanh(0.5 * v1 * x)")
-    make = own if layer == "own" else lambda c, slot: dyt.module(c, layout="btc")
+    def make(channels, slot):
+        return None if layer == "own" else evonas.layer(layer).module(channels, layout="btc", backend="eager")
+
     network = model(name, make, lrpe="all", post_norms=True).double()
     prompt = torch.randint(256, (2, 5), generator=torch.Generator().manual_seed(2))
-    from evonas.proxies.networks.decoding import Session
-
     session, seen = Session(20), prompt
     with torch.no_grad():
         logits = network.read(prompt, session)
@@ -175,6 +177,26 @@ def test_decoding_equals_running_the_model_on_the_whole_prefix(name, layer):
             logits = network.read(following, session)
             assert (logits[:, 0] - network(seen)[:, -1]).abs().max() < 1e-10
     assert torch.equal(network.generate(prompt, 12), seen[:, 5:])
+
+
+def test_what_the_transnormer_remembers_does_not_grow():
+    layer = evonas.layer("x / crms[t,c](x)")
+    network = model(
+        "transnormer", lambda channels, slot: layer.module(channels, layout="btc", backend="eager")
+    )
+
+    def size(value):
+        if isinstance(value, torch.Tensor):
+            return value.numel()
+        return sum(map(size, value))
+
+    session, sizes = Session(100), set()
+    with torch.no_grad():
+        for token in range(60):
+            network.read(torch.tensor([[token]]), session)
+            sizes.add(size(session._memory.values()))
+    assert len(sizes) == 1
+    assert session.position == 60
 
 
 @pytest.mark.parametrize("name", NAMES)

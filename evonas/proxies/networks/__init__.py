@@ -4,6 +4,7 @@ from evonas.proxies.networks.blocks import ChannelAffine, MakeLayer
 from evonas.proxies.networks.efficientnet import efficientnet
 from evonas.proxies.networks.mobilenet import mobilenet
 from evonas.proxies.networks.resnet import resnet
+from evonas.proxies.networks.soft import soft
 from evonas.proxies.networks.transformer import transformer
 from evonas.proxies.networks.transnormer import transnormer
 
@@ -13,6 +14,7 @@ __all__ = [
     "efficientnet",
     "mobilenet",
     "resnet",
+    "soft",
     "transformer",
     "transnormer",
 ]
