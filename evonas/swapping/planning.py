@@ -113,7 +113,7 @@ def _act_step(site: Site, wish: Wish, trace: Trace, shared: bool) -> Step:
 
 def _layer_step(site: Site, name: str, wish: Wish, trace: Trace) -> Step:
     layer = wish.layers[name]
-    how = fit(layer, site, trace.images, wish.options)
+    how = fit(layer, site, trace, wish.options)
     return Step(site, reason=how) if isinstance(how, str) else Step(site, layer, how)
 
 

@@ -12,9 +12,9 @@ from evonas.swapping.trace import OUTPUT, Call, Consumer, Trace
 
 #: Operations that make an activation, or part of one, when they are called as functions.
 _FUNCTIONS = frozenset((
-    "relu", "relu6", "silu", "gelu", "hardtanh", "hardswish", "hardsigmoid", "leaky_relu", "mish", "elu", "celu", "selu",
-    "sigmoid", "tanh", "softplus", "softsign", "clamp", "clamp_min", "erf", "exp", "maximum", "log_sigmoid", "prelu",
-    "_prelu_kernel", "rrelu", "rrelu_with_noise", "threshold",
+    "relu", "relu6", "silu", "gelu", "hardtanh", "hardswish", "hardsigmoid", "leaky_relu", "mish", "elu", "celu",
+    "selu", "sigmoid", "tanh", "softplus", "softsign", "clamp", "clamp_min", "erf", "exp", "maximum", "log_sigmoid",
+    "prelu", "_prelu_kernel", "rrelu", "rrelu_with_noise", "threshold",
 ))  # fmt: skip
 
 
