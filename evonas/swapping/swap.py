@@ -54,8 +54,8 @@ def swap(
             activation, which stays; "act", activations do. By default "norm_act" for models with such pairs on
             feature maps, "norm" for others; an assembly says itself.
         linear: a norm without activation under "norm_act": "affine", its affine alone stays (Liu et al. 2020,
-            appendix A); "keep"; or "replace", it becomes a layer too. By default "affine" on feature maps
-            (channels first) and "keep" on tokens.
+            appendix A); "keep"; or "replace", it becomes a layer too. By default "affine" for batch, instance and
+            group normalization of feature maps, "keep" for layer and RMS normalization and for vectors.
         example: a tensor, a tuple of positional arguments or a mapping of keywords for ``model(...)``. Made up by
             default.
         only, skip: patterns of module paths such as "layer1.*"; a norm's path stands for its pair.

@@ -77,7 +77,7 @@ def _one_step(model: nn.Module, run: Run) -> None:
     assert all(torch.tensor(losses).isfinite())
     assert losses[1] != losses[0]
     moved = sum(not torch.equal(a, b) for a, b in zip(parameters, held, strict=True))
-    assert moved > 0.9 * len(
+    assert moved >= 0.9 * len(
         parameters
     )  # a zero at a branch's end leaves some without a gradient other than zero
 
