@@ -113,7 +113,6 @@ def test_a_shared_activation_still_works_behind_the_sum() -> None:
 def test_a_shared_activation_compiles() -> None:
     model = Residual().eval()
     evonas.swap(model, "evonorm_s1", backend="eager")
-    assert torch._dynamo.explain(model)(IMAGE).graph_break_count == 0
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(IMAGE), model(IMAGE))
 

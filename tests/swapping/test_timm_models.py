@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,8 +24,9 @@ CASES: list[tuple[str, dict[str, Any], Any, tuple[int, int, int]]] = [
     # layers: the stem's norm and bn1 of 8 blocks. affines: bn2 of 8 blocks, 3 shortcuts. left: the ReLU after each
     # of 8 sums.
     ("resnet18", {}, "evonorm_s0", (1 + 8, 8 + 3, 8)),
-    # layers: the stem's, bn1 and bn2 of 16 bottlenecks. affines: bn3, and 4 shortcuts (the first changes channels).
-    ("resnet50", {"channels": (16, 32, 64, 128)}, "evonorm_b0", (1 + 2 * 16, 16 + 4, 16)),
+    # layers: the stem's, bn1 and bn2 of 16 bottlenecks. affines: bn3, and 3 shortcuts (at this width the first stage
+    # has the channels of the stem; at the usual one it has a shortcut too, see below).
+    ("resnet50", {"channels": (16, 32, 64, 128)}, "evonorm_b0", (1 + 2 * 16, 16 + 3, 16)),
     # stem; 1 block (depthwise with ReLU6, projection without); 16 blocks (expansion and depthwise with, projection
     # without); head.
     ("mobilenetv2_050", {}, "evonorm_s0", (1 + 1 + 2 * 16 + 1, 1 + 16, 0)),
@@ -116,7 +118,11 @@ def test_group_norm_act_in_one_module() -> None:
     report = evonas.swap(model, "evonorm_s0")
     assert {e.was for e in report.replaced if e.by != "affine"} == {"BatchNormAct2d + ReLU"}
     grouped = timm.models.ResNetV2(
-        layers=(1, 1), channels=(64, 128), stem_chs=32, num_classes=10, norm_layer=timm.layers.GroupNormAct
+        layers=(1, 1),
+        channels=(64, 128),
+        stem_chs=32,
+        num_classes=10,
+        norm_layer=partial(timm.layers.GroupNormAct, num_groups=8),
     )
     report = evonas.swap(grouped, "evonorm_s0")
     # pre-activation: three in each of 2 bottlenecks, and the last one
