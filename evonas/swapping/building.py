@@ -34,7 +34,8 @@ def build_layer(layer: Layer, site: Site, how: Fit, *, carry: bool, backend: str
 
 def build_affine(site: Site, *, carry: bool) -> nn.Module:
     """The affine alone, in place of a norm without activation."""
-    assert site.channels is not None and site.axis is not None
+    assert site.channels is not None
+    assert site.axis is not None
     assert isinstance(site.part, Norm)
     made = ChannelAffine(site.channels, site.axis, **_where(site))
     if carry:

@@ -18,6 +18,11 @@ def given_inputs(example: Any) -> Inputs:
     return (tuple(example) if isinstance(example, tuple | list) else (example,)), {}
 
 
+def takes_vectors(model: nn.Module) -> bool:
+    """Whether rows, tokens and maps of vectors are all the same to the first layer, so that a guess proves nothing."""
+    return isinstance(_first(model), nn.Linear | nn.LayerNorm)
+
+
 def guesses(model: nn.Module) -> Iterator[tuple[str, Inputs]]:
     """Inputs worth a try, each with its description, the likeliest first."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(1))
@@ -26,7 +31,7 @@ def guesses(model: nn.Module) -> Iterator[tuple[str, Inputs]]:
     if getattr(config, "vocab_size", None) and vocabulary:
         ids = torch.arange(8, device=like.device).remainder(vocabulary)[None]
         yield "8 token ids", ((), {"input_ids": ids})
-    first = next((m for m in model.modules() if isinstance(m, _FIRST)), None)
+    first = _first(model)
     for shape in _shapes(model, first):
         words = "x".join(map(str, shape))
         yield f"a tensor of {words}", ((_ramp(shape, like),), {})
@@ -38,6 +43,10 @@ def guesses(model: nn.Module) -> Iterator[tuple[str, Inputs]]:
 _FIRST = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.Embedding, nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
 
 
+def _first(model: nn.Module) -> nn.Module | None:
+    return next((m for m in model.modules() if isinstance(m, _FIRST)), None)
+
+
 def _shapes(model: nn.Module, first: nn.Module | None) -> Iterator[tuple[int, ...]]:
     """Of tensors for the first layer with a number of input channels."""
     if isinstance(first, nn.Conv2d):
@@ -45,13 +54,16 @@ def _shapes(model: nn.Module, first: nn.Module | None) -> Iterator[tuple[int, ..
     elif isinstance(first, nn.Conv1d):
         yield from ((1, first.in_channels, n) for n in (32, 256, 16000))
     elif isinstance(first, nn.Linear):
-        yield from ((1, 8, first.in_features), (2, first.in_features), (1, 4, 4, first.in_features))
+        rows, tokens = (2, first.in_features), (1, 7, first.in_features)
+        batch_norm = any(isinstance(m, nn.BatchNorm1d) for m in model.modules())
+        yield from (rows, tokens) if batch_norm else (tokens, rows)
+        yield (1, 4, 6, first.in_features)
     elif isinstance(first, nn.BatchNorm2d):
         yield from ((1, first.num_features, n, n) for n in (8, 32))
     elif isinstance(first, nn.modules.batchnorm._BatchNorm):
         yield from ((2, first.num_features, 8), (2, first.num_features))
     elif isinstance(first, nn.LayerNorm):
-        yield (1, 8, *first.normalized_shape)
+        yield (1, 7, *first.normalized_shape)
 
 
 def _image_sizes(model: nn.Module) -> list[tuple[int, int]]:

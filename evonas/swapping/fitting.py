@@ -12,6 +12,7 @@ from evonas.graph.cost import resolve_groups
 from evonas.graph.layout import BTC, NCHW
 from evonas.layers.layer import Layer
 from evonas.swapping.sites import Site
+from evonas.swapping.trace import Trace
 
 _CHANNELS = {"c", "c/g"}
 
@@ -23,11 +24,11 @@ class Fit(NamedTuple):
     view: str
 
 
-def fit(layer: Layer, site: Site, images: bool, options: Mapping[str, Any]) -> Fit | str:
+def fit(layer: Layer, site: Site, trace: Trace, options: Mapping[str, Any]) -> Fit | str:
     """The fit for all calls of a place, or the reason against it.
 
     Args:
-        images: the model is given images, so that the middle axes of a tensor (B, H, W, C) are space.
+        trace: given images, the middle axes of a tensor (B, H, W, C) are space.
         options: of ``Layer.module``; the number of groups counts.
     """
     if site.channels is None or site.axis is None:
@@ -38,7 +39,10 @@ def fit(layer: Layer, site: Site, images: bool, options: Mapping[str, Any]) -> F
         dims = len(shape) if shape is not None else _implied_dims(site)
         if dims is None:
             return "the shape of its tensors is not known: give example="
-        found.add(fit_dims(layer, dims, site.axis, images))
+        made = fit_dims(layer, dims, site.axis, trace.images)
+        if trace.any_dims and made == Fit("btc", "") and _needs(layer) <= _CHANNELS:
+            made = Fit("btc", "flat")
+        found.add(made)
         single = "" if shape is None else _single_value(layer, shape, site.axis, options)
         if single:
             return single
@@ -47,7 +51,7 @@ def fit(layer: Layer, site: Site, images: bool, options: Mapping[str, Any]) -> F
 
 def fit_dims(layer: Layer, dims: int, axis: int, images: bool) -> Fit | str:
     """The fit for tensors with that many axes and the channels at ``axis``, or the reason against it."""
-    needed = {name for index in layer.graph.index_sets for name in index}
+    needed = _needs(layer)
     if axis == 1 and dims in (2, 3, 4):
         view = {2: "vector", 3: "length", 4: ""}[dims]
         has = {"b", *_CHANNELS} if dims == 2 else set(NCHW.covers)
@@ -66,6 +70,10 @@ def fit_dims(layer: Layer, dims: int, axis: int, images: bool) -> Fit | str:
     return _lacks(
         layer, needed - has or needed - _CHANNELS, f"({'B, H, W' if dims == 4 else '..., '}, C)", has
     )
+
+
+def _needs(layer: Layer) -> set[str]:
+    return {name for index in layer.graph.index_sets for name in index}
 
 
 def _single_value(layer: Layer, shape: tuple[int, ...], axis: int, options: Mapping[str, Any]) -> str:

@@ -28,12 +28,12 @@ def trace_with_fx(model: nn.Module, parts: Mapping[nn.Module, Norm | Act]) -> Tr
     Raises:
         whatever ``torch.fx`` raises for a model that it cannot trace.
     """
-    training = {module: module.training for module in model.modules()}
+    training = {one: one.training for one in model.modules()}
     try:
         graph = _Tracer(parts).trace(model.eval())
     finally:
-        for module, mode in training.items():
-            module.training = mode
+        for one, mode in training.items():
+            one.training = mode
     trace = Trace("traced with torch.fx, shapes are not known")
     values: dict[fx.Node, int] = {}
     modules = dict(model.named_modules(remove_duplicate=False))

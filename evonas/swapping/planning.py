@@ -11,6 +11,7 @@ from torch import nn
 
 from evonas.layers.layer import Layer
 from evonas.swapping.fitting import Fit, fit
+from evonas.swapping.modules import ChannelAffine
 from evonas.swapping.recognise import Norm
 from evonas.swapping.sites import Site
 from evonas.swapping.trace import Trace
@@ -80,7 +81,7 @@ def _norm_step(site: Site, wish: Wish, trace: Trace) -> Step:
         return _layer_step(_as_norm(site), "norm", wish, trace)
     if "norm_act" not in wish.layers:
         return Step(site, reason="a norm (what='norm' would replace it)")
-    linear = wish.linear or ("affine" if site.axis == 1 else "keep")
+    linear = wish.linear or ("affine" if _of_maps(site) else "keep")
     if linear == "replace":
         return _layer_step(site, "norm_act", wish, trace)
     if linear == "keep":
@@ -90,6 +91,20 @@ def _norm_step(site: Site, wish: Wish, trace: Trace) -> Step:
     if isinstance(site.part, Norm) and site.part.made == "affine":
         return Step(site, reason="is the affine alone already")
     return Step(site, affine=True)
+
+
+def _of_maps(site: Site) -> bool:
+    """Whether a norm is one of convolutional networks, on feature maps: of the batch, of a sample's channels, or of
+    several groups. Layer and RMS normalization, and one group, stand before the parts of a token block, whose only
+    norm they are; so does batch normalization on vectors."""
+    module = site.module
+    kind = isinstance(module, nn.modules.batchnorm._NormBase | ChannelAffine) or (
+        isinstance(module, nn.GroupNorm) and module.num_groups > 1
+    )
+    frozen = "running_var" in dict(module.named_buffers(recurse=False))
+    return (
+        (kind or frozen) and site.axis == 1 and all(c.shape is None or len(c.shape) > 2 for c in site.calls)
+    )
 
 
 def _as_norm(site: Site) -> Site:
@@ -113,7 +128,7 @@ def _act_step(site: Site, wish: Wish, trace: Trace, shared: bool) -> Step:
 
 def _layer_step(site: Site, name: str, wish: Wish, trace: Trace) -> Step:
     layer = wish.layers[name]
-    how = fit(layer, site, trace.images, wish.options)
+    how = fit(layer, site, trace, wish.options)
     return Step(site, reason=how) if isinstance(how, str) else Step(site, layer, how)
 
 

@@ -12,9 +12,9 @@ from evonas.swapping.trace import OUTPUT, Call, Consumer, Trace
 
 #: Operations that make an activation, or part of one, when they are called as functions.
 _FUNCTIONS = frozenset((
-    "relu", "relu6", "silu", "gelu", "hardtanh", "hardswish", "hardsigmoid", "leaky_relu", "mish", "elu", "celu", "selu",
-    "sigmoid", "tanh", "softplus", "softsign", "clamp", "clamp_min", "erf", "exp", "maximum", "log_sigmoid", "prelu",
-    "_prelu_kernel", "rrelu", "rrelu_with_noise", "threshold",
+    "relu", "relu6", "silu", "gelu", "hardtanh", "hardswish", "hardsigmoid", "leaky_relu", "mish", "elu", "celu",
+    "selu", "sigmoid", "tanh", "softplus", "softsign", "clamp", "clamp_min", "erf", "exp", "maximum", "log_sigmoid",
+    "prelu", "_prelu_kernel", "rrelu", "rrelu_with_noise", "threshold",
 ))  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def _norm_site(paths: Mapping[nn.Module, str], module: nn.Module, part: Norm, tr
     path = paths[module]
     own = bool(part.act) or part.made == "norm_act"
     kind = "norm_act" if own else "norm"
-    reason = part.reason or ("" if calls else "is not called")
+    reason = part.reason or ("" if calls else "is not called in evaluation")
     if reason or own or part.act == "":
         return Site(kind, path, module, part, calls, reason=reason)
     uses = [_use(trace.consumers.get(call.made, []), parts) for call in calls]
@@ -120,7 +120,7 @@ def _use(consumers: list[Consumer], parts: Mapping[nn.Module, Norm | Act]) -> nn
 
 def _act_site(path: str, module: nn.Module, part: Act, trace: Trace) -> Site:
     calls = tuple(_with_axis(call) for call in trace.calls.get(module, ()))
-    reason = "" if calls else "is not called"
+    reason = "" if calls else "is not called in evaluation"
     return Site("act", path, module, part, calls, reason=reason)
 
 

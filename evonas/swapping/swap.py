@@ -13,7 +13,7 @@ from evonas.graph.slots import ACT_SLOTS, NORM_SLOTS
 from evonas.layers.assembled import AssembledLayer, resolve_candidate
 from evonas.layers.layer import Layer
 from evonas.swapping.changing import apply, build
-from evonas.swapping.examples import given_inputs, guesses
+from evonas.swapping.examples import given_inputs, guesses, takes_vectors
 from evonas.swapping.fx_trace import trace_with_fx
 from evonas.swapping.planning import Step, Wish, default_what, plan
 from evonas.swapping.recognise import Act, Norm, parts
@@ -54,8 +54,8 @@ def swap(
             activation, which stays; "act", activations do. By default "norm_act" for models with such pairs on
             feature maps, "norm" for others; an assembly says itself.
         linear: a norm without activation under "norm_act": "affine", its affine alone stays (Liu et al. 2020,
-            appendix A); "keep"; or "replace", it becomes a layer too. By default "affine" on feature maps
-            (channels first) and "keep" on tokens.
+            appendix A); "keep"; or "replace", it becomes a layer too. By default "affine" for batch, instance and
+            group normalization of feature maps, "keep" for layer and RMS normalization and for vectors.
         example: a tensor, a tuple of positional arguments or a mapping of keywords for ``model(...)``. Made up by
             default.
         only, skip: patterns of module paths such as "layer1.*"; a norm's path stands for its pair.
@@ -139,10 +139,12 @@ def _layers(layer: Any, what: str | None) -> dict[str | None, Layer]:
             hint='swap them one by one: evonas.swap(model, formula, what="norm", only="*.norm1")',
         )
     both = {"norm": norms[0], "act": given.layer(ACT_SLOTS[0])}
-    named = {name: one for name, one in both.items() if one is not None and what in (None, name)}
+    named: dict[str | None, Layer] = {
+        name: one for name, one in both.items() if one is not None and what in (None, name)
+    }
     if not named:
         raise UsageError(f"{given.formula!r} has no layer for what={what!r}", hint="leave what= out")
-    return dict(named)
+    return named
 
 
 def _candidate(layer: Any) -> Layer | AssembledLayer:
@@ -181,7 +183,9 @@ def _trace(model: nn.Module, found: Mapping[nn.Module, Norm | Act], example: Any
     tried = []
     for words, (args, kwargs) in guesses(model):
         try:
-            return record(model, found, args, kwargs, f"seen in a run on {words}")
+            trace = record(model, found, args, kwargs, f"seen in a run on {words}")
+            trace.any_dims = takes_vectors(model)
+            return trace
         except Exception as error:
             tried.append(f"{words} ({type(error).__name__}: {_line(error)[:80]})")
     try:

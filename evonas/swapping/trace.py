@@ -38,7 +38,8 @@ class Call:
 class Trace:
     """calls: in order, by module. consumers, makers: by value. dropped: values that went through a dropout.
 
-    images: whether the model was given a tensor of four axes. how: in words, for the report.
+    images: whether the model was given a tensor of four axes. any_dims: it may be given vectors in tensors of another
+    number of axes than it was. how: in words, for the report.
     """
 
     how: str
@@ -47,6 +48,7 @@ class Trace:
     makers: dict[int, Consumer] = field(default_factory=dict)
     dropped: set[int] = field(default_factory=set)
     images: bool = False
+    any_dims: bool = False
 
     def consume(self, value: int, consumer: Consumer) -> None:
         """Note that something reads a value."""
