@@ -10,7 +10,6 @@ from evonas.cli import checking, compiling, reading, running, using
 
 app = typer.Typer(
     name="evonas",
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

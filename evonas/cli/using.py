@@ -16,7 +16,9 @@ def report(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Instead of report/ in the run's folder."),
     ] = None,
-    format_: Annotated[str, typer.Option("--format", metavar="NAME", help="html or md.")] = "html",
+    format_: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="html, md or tensorboard.")
+    ] = "html",
     plugin: Plugin = None,
     runs: Runs = "runs",
     json: Json = False,

@@ -164,6 +164,12 @@ class AssembledLayer:
     def __str__(self) -> str:
         return self.formula
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from evonas.layers.notebook import layers_html
+
+        return layers_html(self.name, self.parts)
+
 
 def candidate_of(
     assembly: Assembly, name: str = "layer", layout: str = "nchw", source: str = ""

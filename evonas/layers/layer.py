@@ -165,6 +165,12 @@ class Layer:
     def __str__(self) -> str:
         return self.formula
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from evonas.layers.notebook import layers_html
+
+        return layers_html(self.name, {"": self})
+
 
 @lru_cache(maxsize=1)
 def _triton_installed() -> bool:

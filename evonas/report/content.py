@@ -38,7 +38,7 @@ def report_content(run: Run) -> dict[str, Any]:
     }
     needed = fronts | {t.candidate for t in scored if t.arm == "baseline"} | set(lines)
     needed |= {step["candidate"] for line in lines.values() for step in line}
-    pictures = Pictures(str(run.directory.space.get("layout", "nchw")))
+    pictures = Pictures()
     drawn = sorted(scored, key=lambda t: t.candidate not in needed)[: max(DRAWN, len(needed))]
     for told in (*drawn, *(reading.told[c] for c in needed if c in reading.told)):
         pictures.add(told.formula)

@@ -86,7 +86,7 @@ def _cell(value: str, right: bool, tag: str) -> str:
 
 def _math(formula: str, pictures: Mapping[str, Any]) -> str:
     parts = pictures.get(formula, {}).get("parts", ())
-    if not parts or any(p["math"] is None for p in parts):
+    if not parts:
         return f"<code>{escape(formula)}</code>"
     return "".join(
         (f'<span class="soft">{escape(p["slot"])}</span> ' if p["slot"] else "")

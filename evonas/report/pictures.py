@@ -5,21 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from evonas.errors import EvonasError
-from evonas.graph import Graph, format_latex
+from evonas.graph import Assembly, Graph
 from evonas.graph.drawing import draw_svg
+from evonas.graph.mathml import format_mathml
 
 
 class Pictures:
     """What a page shows of its formulas, by formula."""
 
-    def __init__(self, layout: str) -> None:
-        self.layout = layout
+    def __init__(self) -> None:
         self._made: dict[str, dict[str, Any]] = {}
 
     def add(self, formula: str) -> None:
         """Typeset and draw a formula."""
-        if formula not in self._made:
-            self._made[formula] = {"parts": [_part(name, text) for name, text in _parts(formula)]}
+        if formula in self._made:
+            return
+        try:
+            self._made[formula] = {"parts": [_part(slot, text) for slot, text in _parts(formula)]}
+        except EvonasError:  # an operation of a plug-in that is not loaded: the page shows the text
+            self._made[formula] = {"parts": []}
 
     def operations(self, formula: str) -> int | None:
         """Operations of a formula; None where it needs a plug-in that is not loaded."""
@@ -29,21 +33,27 @@ class Pictures:
             return None
 
     def to_dict(self) -> dict[str, Any]:
-        """formula -> {"parts": [{"slot", "math", "svg"}]}; math and svg are None where the formula cannot be read."""
+        """formula -> {"parts": [{"slot", "formula", "math", "svg"}]}; no parts where it cannot be read."""
         return dict(self._made)
 
 
 def _parts(formula: str) -> list[tuple[str, str]]:
-    """(slot, formula) of each part; the slot of a plain formula is empty."""
-    return [("", formula)]
+    """(slots, formula) of each part; the slots of a plain formula are not named.
+
+    Raises:
+        UsageError, FormulaError: a formula that cannot be read here.
+    """
+    assembly = Assembly.parse(formula)
+    if assembly.single is not None:
+        return [("", str(assembly.single))]
+    return [(str(part).partition(":")[0], str(part.graph)) for part in assembly.parts]
 
 
 def _part(slot: str, formula: str) -> dict[str, Any]:
-    from latex2mathml.converter import convert
-
-    try:
-        graph = Graph.parse(formula)
-    except EvonasError:  # a plug-in's operation, in a page that is made without the plug-in
-        return {"slot": slot, "formula": formula, "math": None, "svg": None}
-    math = convert(format_latex(graph), display="block")
-    return {"slot": slot, "formula": formula, "math": math, "svg": draw_svg(graph, style=False)}
+    graph = Graph.parse(formula)
+    return {
+        "slot": slot,
+        "formula": formula,
+        "math": format_mathml(graph),
+        "svg": draw_svg(graph, style=False),
+    }

@@ -13,7 +13,8 @@ from evonas.report.markdown import markdown_page
 from evonas.run._files import unusable, write_text
 from evonas.run.run import Run
 
-FORMATS = {"html": ("report.html", html_page), "md": ("report.md", markdown_page)}
+_PAGES = {"html": ("report.html", html_page), "md": ("report.md", markdown_page)}
+FORMATS = (*_PAGES, "tensorboard")
 
 
 def write_report(run: Run, path: str | Path | None = None, *, style: str = "html") -> Path:
@@ -21,7 +22,7 @@ def write_report(run: Run, path: str | Path | None = None, *, style: str = "html
 
     Args:
         path: the file; None for ``report/report.html`` (or .md) in the run's folder. A folder takes the default name.
-        style: "html" or "md".
+        style: "html", "md", or "tensorboard" for a folder of scalars (``evonas.run.tensorboard``).
 
     Raises:
         UsageError: an unknown format, or a run without a log. LogCorrupt: damage that is not a torn tail.
@@ -29,7 +30,11 @@ def write_report(run: Run, path: str | Path | None = None, *, style: str = "html
     """
     if style not in FORMATS:
         raise unknown_name("format", style, FORMATS, hint="--format html or --format md")
-    name, page = FORMATS[style]
+    if style == "tensorboard":
+        from evonas.run.tensorboard import to_tensorboard
+
+        return to_tensorboard(run, path)
+    name, page = _PAGES[style]
     target = run.path / "report" if path is None else Path(path)
     if path is None or target.is_dir():
         target = target / name

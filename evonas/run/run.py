@@ -187,3 +187,9 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {self.id}: {self.status}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: status, and the front with its formulas typeset."""
+        from evonas.run.notebook import run_html
+
+        return run_html(self)

@@ -60,8 +60,9 @@
     for (const part of pictures ? pictures.parts : []) {
       if (part.slot) panel.append(html("p", { class: "soft" }, part.slot));
       const math = html("div", { class: "math" }), drawing = html("div", { class: "drawing" });
-      if (part.math) { math.innerHTML = part.math; panel.append(math); }
-      if (part.svg) { drawing.innerHTML = part.svg; panel.append(drawing); }
+      math.innerHTML = part.math;
+      drawing.innerHTML = part.svg;
+      panel.append(math, drawing);
     }
     panel.append(html("pre", { id: "formula" }, point.formula));
     const rows = [...data.proxies.map((p) => [p, point.scores[p]]), ["mean", point.mean]];
