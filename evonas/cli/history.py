@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from evonas.cli.output import emit, microseconds, score, seconds, table
+from evonas.cli.output import emit, table
 from evonas.errors import UsageError
-from evonas.layers.layer import Layer, layer_of
+from evonas.layers import AssembledLayer, Layer, candidate_from
 from evonas.run.run import Run
 from evonas.run.session import open_settings, recorded_space
+from evonas.run.wording import microseconds, score, seconds
 
 _DEPTH = 50
 
@@ -47,12 +47,12 @@ class History:
         """The formula, read from the genotype where a cheap stage turned the candidate away."""
         return row["formula"] or str(self._space.graph(row["genotype"]))
 
-    def layer(self) -> Layer:
+    def layer(self) -> Layer | AssembledLayer:
         """The candidate as a layer."""
         name, layout = f"{self.run.id}/{self.id}", self._space.layout.name
         if not self.row["formula"] and not self.row["genotype"]:
             raise UsageError(f"candidate {self.id} has no graph", hint=f"evonas top {self.run.path}")
-        return replace(layer_of(self.formula(self.row), layout), name=name, source=str(self.run.path))
+        return candidate_from(self.formula(self.row), name, layout, str(self.run.path))
 
     def ancestors(self) -> list[dict[str, Any]]:
         """The candidate's parent, its parent and so on."""

@@ -9,6 +9,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from evonas.layers.assembled import (
+    AssembledLayer,
+    assembly_from,
+    candidate_from,
+    candidate_of,
+    resolve_candidate,
+)  # fmt: skip
 from evonas.layers.layer import Layer, named_layer, resolve_layer
 from evonas.layers.stateful.contract import Buffer, StateContract
 from evonas.layers.stateful.registry import STATEFUL, stateful_layer
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "STATEFUL",
     "ZOO",
+    "AssembledLayer",
     "Buffer",
     "Folded",
     "GraphLayer",
@@ -34,9 +42,13 @@ __all__ = [
     "StatefulLayer",
     "UnifiedNorm",
     "ZooEntry",
+    "assembly_from",
+    "candidate_from",
+    "candidate_of",
     "fold",
     "fold_layer",
     "named_layer",
+    "resolve_candidate",
     "resolve_layer",
     "source_weight",
     "stateful_layer",

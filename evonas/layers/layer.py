@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import re
@@ -13,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from evonas.errors import EnvironmentUnusable, EvonasError, UsageError, unknown_name
-from evonas.graph import Cost, Graph, Properties, analyse, canonical, cost, digest, format_latex, get_layout
+from evonas.graph import Cost, Graph, Properties, analyse, canonical, cost, format_latex, get_layout
+from evonas.graph.assembly import part_digest
+from evonas.graph.graph import PARAMETER_LEAVES
+from evonas.graph.slots import check_slot
 from evonas.layers.stateful.contract import StateContract
 from evonas.layers.stateful.of_graph import graph_contract
 from evonas.layers.stateful.registry import STATEFUL, stateful_entry
@@ -30,19 +32,21 @@ class Layer:
     """A discovered or known layer.
 
     name: zoo name, or whatever names it. graph: as written, active part only. layout: which tensors it is for.
-    stateful: empty, or the name in ``evonas.layers.STATEFUL`` of the class that modules are made from; the graph is
-    then what the layer does to one batch in its warm-up, and ``contract`` tells the rest.
+    affine: whether modules have weight and bias unless they are asked for. stateful: empty, or the name in
+    ``evonas.layers.STATEFUL`` of the class that modules are made from; the graph is then what the layer does to one
+    batch in its warm-up, and ``contract`` tells the rest.
     """
 
     name: str
     graph: Graph
     layout: str = "nchw"
     source: str = ""
+    affine: bool = True
     stateful: str = ""
 
     @property
     def text(self) -> str:
-        """What ``resolve_layer`` makes this layer of again: the name of a layer with state, else the formula."""
+        """What ``resolve_candidate`` makes this layer of again: the name of a layer with state, else the formula."""
         return self.stateful or self.formula
 
     @property
@@ -60,13 +64,31 @@ class Layer:
         """
         where = get_layout(layout)
         if self.stateful and layout != self.layout:
-            formulas = stateful_entry(self.stateful).formulas
-            if layout not in formulas:
-                raise UsageError(f"layer {self.name} is for {' and '.join(formulas)}, not for {layout}")
-            return replace(self, graph=Graph.parse(formulas[layout]), layout=layout)
+            return replace(self, graph=stateful_entry(self.stateful).graph(layout), layout=layout)
         for index in self.graph.index_sets:
             where.check(index)
         return replace(self, layout=where.name)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layer itself: what an assembled layer has several of."""
+        return (self,)
+
+    @property
+    def index_sets(self) -> frozenset[tuple[str, ...]]:
+        """Index sets of all moments in use."""
+        return self.graph.index_sets
+
+    @property
+    def uses_batch(self) -> bool:
+        """Whether the output depends on a statistic over the batch."""
+        return self.graph.uses_batch
+
+    def layer(self, slot: str | None) -> Layer:
+        """The layer of a slot: it fills all of them. ``UsageError`` for an unknown slot."""
+        if slot is not None:
+            check_slot(slot)
+        return self
 
     @property
     def formula(self) -> str:
@@ -81,10 +103,7 @@ class Layer:
     @property
     def digest(self) -> str:
         """32 hexadecimal digits, equal for layers with the same canonical graph; a layer with state has its own."""
-        plain = digest(self.graph)
-        if not self.stateful:
-            return plain.hex()
-        return hashlib.blake2b(b"stateful:" + self.stateful.encode() + plain, digest_size=16).hexdigest()
+        return part_digest(self.graph, self.stateful).hex()
 
     @property
     def latex(self) -> str:
@@ -95,17 +114,25 @@ class Layer:
         """Structure and tested invariances."""
         return analyse(self.graph, self.layout)
 
-    def cost(self, shape: tuple[int, ...] = (1, 64, 56, 56), **options: Any) -> Cost:
-        """Operations and bytes of one call on a tensor of that shape."""
-        return cost(self.graph, shape, layout=self.layout, **options)
+    def cost(self, shape: tuple[int, ...] | None = None, **options: Any) -> Cost:
+        """Operations and bytes of one call on a tensor of that shape, by default (1, 64, 56, 56) or (1, 128, 64)."""
+        sizes = shape or ((1, 64, 56, 56) if self.layout == "nchw" else (1, 128, 64))
+        return cost(self.graph, sizes, layout=self.layout, **options)
 
     def module(
-        self, channels: int, *, layout: str | None = None, backend: str = "auto", **options: Any
+        self,
+        channels: int,
+        *,
+        slot: str | None = None,
+        layout: str | None = None,
+        backend: str = "auto",
+        **options: Any,
     ) -> GraphLayer:
         """A fresh ``nn.Module`` for that many channels.
 
         Args:
             channels: C of the (B, C, H, W) or (B, T, C) tensors.
+            slot: where in a network it will stand, a name of ``evonas.graph.slots``; it is the same everywhere.
             layout: "nchw" or "btc"; the layer's own by default.
             backend: "eager" is the reference. "triton" runs generated kernels and refuses what has none. "auto" runs
                 them on CUDA and the reference elsewhere. "c" runs generated C, on float32 tensors on the CPU and
@@ -115,7 +142,7 @@ class Layer:
                 and "eager", which are the same.
 
         Raises:
-            UsageError: an unknown layout or backend, an index set that the layout does not have, or with "triton"
+            UsageError: an unknown slot, layout or backend, an index set that the layout does not have, or with "triton"
                 and "c" a graph that cannot be lowered.
             EnvironmentUnusable: "triton" without triton, "c" without a C compiler.
         """
@@ -123,6 +150,8 @@ class Layer:
             raise unknown_name("backend", backend, BACKENDS)
         from evonas.layers.module import GraphLayer
 
+        self.layer(slot)
+        options = options if self.affine else {"affine": False, **options}
         if self.stateful:
             from evonas.layers.stateful.making import make_stateful
 
@@ -159,7 +188,13 @@ class Layer:
         return made
 
     def __str__(self) -> str:
-        return self.formula
+        return self.text
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from evonas.layers.notebook import layers_html
+
+        return layers_html(self.name, {"": self})
 
 
 @lru_cache(maxsize=1)
@@ -174,7 +209,8 @@ def named_layer(name: str) -> Layer:
         return Layer(name, Graph.parse(entry.formula), entry.layout, entry.source, stateful=name)
     if name not in ZOO:
         raise unknown_name("layer", name, [*ZOO, *STATEFUL], hint="`evonas list layers` shows all")
-    return Layer(name, Graph.parse(ZOO[name].formula), source=ZOO[name].source)
+    zoo = ZOO[name]
+    return Layer(name, Graph.parse(zoo.formula), source=zoo.source, affine=zoo.affine)
 
 
 def resolve_layer(spec: str | Path | Graph | Layer) -> Layer:
@@ -194,18 +230,11 @@ def resolve_layer(spec: str | Path | Graph | Layer) -> Layer:
         return named_layer(text)
     if _looks_like_a_path(text):
         return _from_file(Path(text))
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) and text not in ("x", "v0", "v1"):
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) and text not in ("x", *PARAMETER_LEAVES):
         raise unknown_name(
             "layer", _short(text), [*ZOO, *STATEFUL], hint='or write a formula such as "max(x, 0)"'
         )
     return Layer("layer", Graph.parse(text))
-
-
-def layer_of(text: str, layout: str = "nchw") -> Layer:
-    """The layer that a task or a log names: a formula, or the name of a layer with state (``Layer.text``)."""
-    if text in STATEFUL:
-        return named_layer(text).laid_out(layout)
-    return Layer("layer", Graph.parse(text), layout)
 
 
 def _looks_like_a_path(text: str) -> bool:

@@ -76,7 +76,7 @@ COLUMNS = (
     Column(
         "origin",
         "string",
-        "how it arose: random, mutation, insert, remove, rewire, seed, baseline, rerank",
+        "how it arose: random, mutation, insert, remove, rewire, seed, baseline, sweep, rerank",
     ),
     Column("genotype", "binary", "the graph with its inactive nodes, as its space writes it"),
     Column("digest", "fixed_size_binary[16]", "digest of the canonical active graph"),

@@ -12,8 +12,7 @@ from evonas.cli.show import describe
 from evonas.errors import UsageError
 from evonas.evaluation.funnel import ProxyEvaluator
 from evonas.evaluation.protocol import Task
-from evonas.layers import STATEFUL
-from evonas.layers.layer import layer_of
+from evonas.layers import STATEFUL, candidate_from
 from evonas.run.conductor import Conductor
 from evonas.run.session import build_space, check_settings
 from evonas.run.settings import resolve
@@ -53,8 +52,11 @@ def test_what_a_search_sends_out_names_the_class():
         events += [event] if event.arm == "baseline" else []
     assert [e.details()["name"] for e in events] == ["bn_relu", "power_norm"]
     assert [e.formula for e in events] == [evonas.layer("bn_relu").formula, "power_norm"]
-    assert layer_of(events[1].formula).digest == events[1].digest.hex()
-    assert layer_of(events[1].formula).digest != layer_of(layer_of("power_norm").formula).digest
+    assert candidate_from(events[1].formula).digest == events[1].digest.hex()
+    assert (
+        candidate_from(events[1].formula).digest
+        != candidate_from(candidate_from("power_norm").formula).digest
+    )
 
 
 def test_kernels_of_a_layer_with_state_are_refused():

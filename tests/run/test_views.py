@@ -117,3 +117,20 @@ def test_a_run_that_the_clock_ended_can_go_on(tmp_path: Path) -> None:
         len([r for r in Run(directory).table().to_pylist() if r["arm"] == "search" and r["formula"]]) == 400
     )
     verify(directory)
+
+
+def test_a_space_brings_defaults_that_anything_else_overrides(tmp_path: Path) -> None:
+    settings, origins = resolve(flags={"search.space": "norm_act_any"})
+    assert "transformer" in settings.evaluation.proxies
+    assert origins["evaluation.proxies"] == "space norm_act_any"
+
+    file = tmp_path / "mine.toml"
+    file.write_text('[search]\nspace = "norm_act_any"\n\n[evaluation]\nproxies = ["resnet"]\n')
+    settings, origins = resolve(file=file, sets=["space.mutation_weights.replace=1.0"])
+    assert settings.evaluation.proxies == ("resnet",)
+    assert origins["evaluation.proxies"] == f"file {file}"
+    assert settings.space["mutation_weights"] == {"replace": 1.0}
+    assert origins["search.baselines"] == "space norm_act_any"
+
+    again, _ = resolve(base=settings.to_dict() | {"search": {"space": "norm_act_any"}})
+    assert again.search.baselines == resolve()[0].search.baselines, "a recorded run is taken as it is"

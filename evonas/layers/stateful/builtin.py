@@ -38,7 +38,10 @@ POWER_NORM = StateContract(
     not_affine=(
         "the group scaling divides each position by the rms of its channels; the rest folds into the next linear map"
     ),
-    notes=(_NO_PADDING,),
+    notes=(
+        _NO_PADDING,
+        "until the warm-up ends, v shows a token the later ones of its sequence; after that, and in evaluation, none",
+    ),
 )  # fmt: skip
 
 UNIFIED_NORM = StateContract(
@@ -77,7 +80,7 @@ UNIFIED_NORM = StateContract(
     ),
     derivative=False,
     affine_at_eval=True,
-    notes=(_NO_PADDING,),
+    notes=(_NO_PADDING, "in training, var shows a token the later ones of its sequence; in evaluation it does not"),
 )  # fmt: skip
 
 #: name -> fields of ``StatefulEntry``, contract

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, TypeVar
 
-from evonas.errors import PluginError, unknown_name
+from evonas.errors import PluginError, UsageError, unknown_name
 from evonas.graph.graph import Graph
 from evonas.graph.layout import get_layout
 from evonas.layers.stateful.builtin import BUILTIN
@@ -52,6 +52,12 @@ class StatefulEntry:
     def class_name(self) -> str:
         """How the class is called."""
         return self.where.split(":")[-1] if self.cls is None else self.cls.__name__
+
+    def graph(self, layout: str) -> Graph:
+        """The formula in a layout, as a graph; ``UsageError`` for a layout that the layer is not for."""
+        if layout not in self.formulas:
+            raise UsageError(f"{self.class_name} is for {' and '.join(self.formulas)}, not for {layout}")
+        return Graph.parse(self.formulas[layout])
 
     def load(self) -> type[StatefulLayer]:
         """The class; imports torch."""
