@@ -8,7 +8,7 @@ import pytest
 
 import evonas
 from evonas.cli.layer_argument import read_layer
-from evonas.cli.show import describe
+from evonas.cli.show import describe, show
 from evonas.errors import UsageError
 from evonas.evaluation.funnel import ProxyEvaluator
 from evonas.evaluation.protocol import Task
@@ -71,3 +71,36 @@ def test_show_describes_the_contract():
     assert content["state"]["buffers"][0]["name"] == "window_squares"
     assert content["state"]["derivative"] is False
     assert describe(evonas.layer("evonorm_s0"), (1, 64, 8, 8))["state"] is None
+
+
+@pytest.mark.parametrize("kernels", ["off", "on"])
+@pytest.mark.parametrize("text", ["norm: power_norm; act: x * sigmoid(x)", "unified_norm"])
+def test_token_networks_train_the_class_in_their_slots(text, kernels, monkeypatch):
+    name = "unified_norm" if "unified" in text else "power_norm"
+    made = []
+    cls = STATEFUL[name].load()
+    whole = cls.__init__
+    monkeypatch.setattr(cls, "__init__", lambda self, *a, **k: (whole(self, *a, **k), made.append(self))[0])
+    changes = {
+        "steps": 6, "quality_steps": 4, "quality_threshold": 9.0, "stability_steps": 1, "depth": 1, "width": 16,
+        "eval_windows": 8,
+    }  # fmt: skip
+    one = ProxyEvaluator(proxies=["transnormer"], changes=changes, kernels=kernels, hurdle=False)
+    [outcome] = one.evaluate([Task(0, text, seed=1)])
+    assert outcome.status == "scored", outcome.reason
+    assert 0 < outcome.scores["transnormer"] < 1
+    assert {layer.layout.name for layer in made} == {"btc"}
+    assert max(int(layer.step) for layer in made) >= 6
+    if kernels == "on":
+        kernel = next(r for r in outcome.reports if r.stage == "kernel")
+        assert kernel.evidence["backend"] == ("c" if "act" in text else "eager"), kernel.evidence
+
+
+def test_a_part_with_state_is_shown_by_its_class_and_what_it_sees(capsys):
+    assert show("power_norm+silu", None, shape=None, plugins=(), runs="runs", json=False) == 0
+    text = capsys.readouterr().out
+    assert "norm: power_norm; act: x * sigmoid(x)" in text
+    assert "class PowerNorm" in text
+    assert "in training rms[b,t] shows a token the other ones" in text
+    assert show("rms_norm+silu", None, shape=None, plugins=(), runs="runs", json=False) == 0
+    assert "shows a token" not in capsys.readouterr().out
