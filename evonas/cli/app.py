@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from evonas.cli import checking, compiling, reading, running
+from evonas.cli import checking, compiling, exporting, reading, running
 
 app = typer.Typer(
     name="evonas",
@@ -22,6 +22,7 @@ app.command()(reading.status)
 app.command()(reading.top)
 app.command()(reading.show)
 app.command()(reading.replay)
+app.command()(exporting.export)
 app.command()(compiling.kernel)
 app.command()(compiling.bench)
 app.command("list")(checking.list_)
