@@ -118,12 +118,8 @@ def _pass(program: Program, known: dict[int, str], spec: LayerSpec, backward: bo
     for count in range(len(inside) + 1):
         swept = set(inside[:count])
         if all(not s & swept or s >= swept for s in sets):
-            kernels.append(
-                _kernel(work, axes, inside[:count], inside[count:], tuple(sums), backward, rank)
-            )
-    buffers = {
-        store.name: tuple(a for a in axes if a in ir[store.value].varies) for store in work.statistics
-    }
+            kernels.append(_kernel(work, axes, inside[:count], inside[count:], tuple(sums), backward, rank))
+    buffers = {store.name: tuple(a for a in axes if a in ir[store.value].varies) for store in work.statistics}
     return AnySizePass(tuple(kernels), buffers)
 
 
@@ -141,7 +137,11 @@ def _kernel(
     free = [a for a in axes if a not in swept and a not in resident]
     loop = next((a for a in free if a not in work.channels), None) if work.totals else None
     # neighbours in memory lie in one tile; further free axes fill it up where the domain is small
-    near = [a for a in free if a != loop][-2:] if not swept else [a for a in axes[-1:] if a in free and a != loop]
+    near = (
+        [a for a in free if a != loop][-2:]
+        if not swept
+        else [a for a in axes[-1:] if a in free and a != loop]
+    )
     if not (swept or resident or near):
         near = [axes[-1]]
     if near == [loop]:
@@ -183,5 +183,3 @@ def _about(tiling: Tiling) -> str:
     if tiling.swept:
         words += f"; sweeps over ({', '.join(tiling.swept)})"
     return words + "."
-
-

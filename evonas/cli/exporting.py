@@ -17,13 +17,13 @@ def export(
     candidate: Annotated[
         str | None, typer.Argument(metavar="[ID]", help='A candidate of the run. [default: "best"]')
     ] = None,
-    out: Annotated[
-        str | None, typer.Option("--out", "-o", metavar="DIR", help="The folder to make.")
-    ] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", metavar="DIR", help="The folder to make.")] = None,
     to: Annotated[
         str | None, typer.Option("--to", metavar="A,B", help="Further formats: onnx, torch_export.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the files of a bundle that is there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the files of a bundle that is there.")
+    ] = False,
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="Of the layer, for class and card.")
     ] = None,

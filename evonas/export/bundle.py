@@ -62,8 +62,8 @@ def export(
     """Write the bundle of a layer, checked against the module of evonas before it has its name.
 
     Args:
-        target: a run (folder, name, beginning of a name, "latest", or ``Run``), or a layer as ``evonas.layer`` takes it:
-            a name of the zoo, a formula, a file, a ``Layer``.
+        target: a run (folder, name, beginning of a name, "latest", or ``Run``), or a layer as ``evonas.layer`` takes
+            it: a name of the zoo, a formula, a file, a ``Layer``.
         candidate: of a run: its id or "best", the default. Whatever became of it.
         out: the folder to make.
         to: further formats: "onnx", "torch_export".
@@ -153,10 +153,13 @@ def _fill(
         checks[FORMATS[one]] = write_format(one, made(channels, eps=eps, **options), x, part / FORMATS[one])
     _write(part / "formula.tex", layer.latex + "\n")
     _write(part / "graph.svg", draw_svg(layer.graph))
-    _write(part / "LICENSE", resources.files("evonas.export").joinpath("LICENSE.txt").read_text(encoding="utf-8"))
+    _write(
+        part / "LICENSE", resources.files("evonas.export").joinpath("LICENSE.txt").read_text(encoding="utf-8")
+    )
     why = why_no_kernels(layer.graph, source)
-    facts = CardFacts(source, numbers, latency(layer, made), version, LICENCE, eps, groups, why,
-                      {FORMATS[f]: f"{channels} channels, any batch; {checks[FORMATS[f]]}" for f in formats})  # fmt: skip
+    words = {FORMATS[f]: f"{channels} channels, any batch; {checks[FORMATS[f]]}" for f in formats}
+    times = latency(layer, made)
+    facts = CardFacts(source, numbers, times, version, LICENCE, eps, groups, why, words)
     _write(part / "card.md", card(origin, facts))
     content = {
         "schema": SCHEMA,
@@ -222,7 +225,8 @@ def _check_free(folder: Path, force: bool) -> None:
         raise UsageError(f"{folder} is there and not empty", hint="name another folder, or type --force")
     if not (folder / "layer.json").is_file():
         raise UsageError(
-            f"{folder} is not a bundle (it has no layer.json), so --force does not replace it", hint="name another folder"
+            f"{folder} is not a bundle (it has no layer.json), so --force does not replace it",
+            hint="name another folder",
         )
 
 

@@ -63,10 +63,17 @@ def _head(origin: Origin, facts: CardFacts) -> str:
     if run.get("data"):
         lines += ["datasets:", f"- {run['data']}"]
     if origin.row:
-        lines += ["metrics:", "- accuracy", "model-index:", f"- name: {json.dumps(origin.layer.name)}", "  results:"]
+        lines += [
+            "metrics:",
+            "- accuracy",
+            "model-index:",
+            f"- name: {json.dumps(origin.layer.name)}",
+            "  results:",
+        ]
         for proxy, (mean, std) in origin.row["per_proxy"].items():
             lines += ["  - task:", "      type: image-classification", "    dataset:",
-                      f"      name: {run.get('data') or 'the default data of the run'}", f"      type: {run.get('data') or 'evonas'}",
+                      f"      name: {run.get('data') or 'the default data of the run'}",
+                      f"      type: {run.get('data') or 'evonas'}",
                       "    metrics:", "    - type: accuracy", f"      value: {mean:.4f}",
                       f"      name: held-out accuracy on {proxy}, standard deviation {_number(std)}"]  # fmt: skip
     return "\n".join([*lines, "---"])
@@ -75,7 +82,8 @@ def _head(origin: Origin, facts: CardFacts) -> str:
 def _formula(origin: Origin, facts: CardFacts) -> str:
     return (
         f"    {origin.layer.formula}\n\n$$ {origin.layer.latex} $$\n\n![The graph of the layer](graph.svg)\n\n"
-        f"{origin.words} A per-channel weight and bias follow the formula. Digest of the formula: `{origin.layer.digest}`."
+        f"{origin.words} A per-channel weight and bias follow the formula. Digest of the formula: "
+        f"`{origin.layer.digest}`."
     )
 
 
@@ -116,8 +124,10 @@ def _limits(origin: Origin, facts: CardFacts) -> str:
         "`apply_act=False`, which is weight and bias alone.",
     ]
     if "b" in axes:
-        lines += ["Statistics over the batch: results depend on the other samples in training, running averages are used "
-                  "in evaluation. Not for batches of one or two, nor for layers that share weights over time."]  # fmt: skip
+        lines += [
+            "Statistics over the batch: results depend on the other samples in training, running averages are used in "
+            "evaluation. Not for batches of one or two, nor for weights that are shared over time."
+        ]
     if "t" in axes:
         lines += ["Statistics over tokens look ahead: not for causal language models."]
     if axes & {"w", "h"}:
@@ -152,7 +162,10 @@ def _found(origin: Origin) -> str:
     ]
     text = table(("what", "value"), rows)
     if origin.ancestors:
-        chain = [(a["candidate"], a["origin"], _number(a["mean"]), f"`{a['formula']}`") for a in origin.ancestors[:8]]
+        chain = [
+            (a["candidate"], a["origin"], _number(a["mean"]), f"`{a['formula']}`")
+            for a in origin.ancestors[:8]
+        ]
         text += "\n\nAncestors, nearest first:\n\n" + table(("candidate", "by", "mean", "formula"), chain)
     return text
 
@@ -181,8 +194,10 @@ def _scores(origin: Origin) -> str:
                  *[_spread(*row["per_proxy"][p]) if p in row["per_proxy"] else "-" for p in run["proxies"]], row["n"],
                  "" if versus is None else f"{_spread(versus['mean'], versus['std'], sign=True)} to {versus['name']}")
             )  # fmt: skip
-        words = "Final table of the run: held-out accuracy over fresh seeds, mean ± standard deviation; baselines and " \
-                "the control arm had the same weights, data order and budget. The last column is on the same seeds."  # fmt: skip
+        words = (
+            "Final table of the run: held-out accuracy over fresh seeds, mean ± standard deviation; baselines and the "
+            "control arm had the same weights, data order and budget. The last column is on the same seeds."
+        )
         if origin.row is None:
             words += " This layer was not among the finalists."
         parts += [words, table(("layer", "arm", "mean", *run["proxies"], "n", "difference"), rows)]
@@ -196,6 +211,7 @@ def _sensitivity(origin: Origin) -> str:
     if not run:
         return NOT_MEASURED
     lines = [f"- scale of the networks and budgets: {run['scale']}"]
+    lines.append(f"- groups of index sets with c/g in its trainings: at most {run['groups']}")
     for key, words in (("changes", "changes to the budget"), ("layer_options", "options of the layer")):
         if run[key]:
             lines.append(f"- {words}: {', '.join(f'{k} = {v}' for k, v in run[key].items())}")
@@ -241,8 +257,9 @@ def _latency(origin: Origin, facts: CardFacts) -> str:
         rows.append(("objective of the run", "see the run", "", f"{value:.1f} µs"))
     versions = ", ".join(f"{k} {v}" for k, v in facts.latency["versions"].items())
     return (
-        "Forward and backward together. A model is a model of the generated kernels and no measurement; on a GPU nothing "
-        f"was measured for this card.\n\n{table(('what', 'shape', 'dtype', 'time'), rows)}\n\nVersions: {versions}."
+        "Forward and backward together. A model is a model of the generated kernels and no measurement; on a GPU "
+        f"nothing was measured for this card.\n\n{table(('what', 'shape', 'dtype', 'time'), rows)}\n\n"
+        f"Versions: {versions}. The machine may have been busy with other work."
     )
 
 
@@ -263,7 +280,8 @@ def _licence(origin: Origin, facts: CardFacts) -> str:
     key = "".join(c if c.isalnum() else "_" for c in name)
     return (
         f"{facts.licence}, see `LICENSE`.{known}\n\n```bibtex\n@misc{{{key},\n  title = {{{name}: "
-        f"{origin.layer.formula}}},\n  howpublished = {{evonas {facts.version}}},\n  note = {{digest {origin.layer.digest}}}\n}}\n```\n\n"
+        f"{origin.layer.formula}}},\n  howpublished = {{evonas {facts.version}}},\n"
+        f"  note = {{digest {origin.layer.digest}}}\n}}\n```\n\n"
         "The method of the search is that of Liu, Brock, Simonyan and Le, Evolving Normalization-Activation Layers, "
         "NeurIPS 2020, arXiv 2004.02967."
     )

@@ -8,17 +8,26 @@ from html import escape
 from evonas.export.forms import is_parameter
 from evonas.graph import Graph
 
-_SIGNS = {"add": "+", "sub": "−", "mul": "×", "div": "÷", "neg": "−( )", "square": "( )²", "abs": "| |", "sqrt": "√"}
+_SIGNS = {
+    "add": "+",
+    "sub": "−",
+    "mul": "×",
+    "div": "÷",
+    "neg": "−( )",
+    "square": "( )²",
+    "abs": "| |",
+    "sqrt": "√",
+}
 _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 30, 44, 16, 14
 _STYLE = """
-  svg { color-scheme: light dark; --ink: #1f2933; --line: #8a97a6; --edge: #9aa5b1; --input: #dbeafe; --trained: #fde7c2;
-        --constant: #eceff3; --moment: #d6f0dc; --op: #ffffff; --out: #1f2933; --out-ink: #ffffff; }
+  svg { color-scheme: light dark; --ink: #1f2933; --line: #8a97a6; --edge: #9aa5b1; --input: #dbeafe;
+        --trained: #fde7c2; --constant: #eceff3; --moment: #d6f0dc; --op: #ffffff; --out: #1f2933; --out-ink: #ffffff; }
   @media (prefers-color-scheme: dark) {
     svg { --ink: #e6eaf0; --line: #66758a; --edge: #66758a; --input: #1e3a5f; --trained: #5a4316; --constant: #323a46;
           --moment: #1d4a2c; --op: #222a35; --out: #e6eaf0; --out-ink: #1f2933; }
   }
-  text { font: 14px ui-sans-serif, system-ui, "Helvetica Neue", Arial, sans-serif; fill: var(--ink); text-anchor: middle;
-         dominant-baseline: central; }
+  text { font: 14px ui-sans-serif, system-ui, "Helvetica Neue", Arial, sans-serif; fill: var(--ink);
+         text-anchor: middle; dominant-baseline: central; }
   .sub { font-size: 11px; }
   rect { stroke: var(--line); stroke-width: 1; fill: var(--op); }
   .input { fill: var(--input); } .trained { fill: var(--trained); } .constant { fill: var(--constant); }
@@ -66,11 +75,15 @@ def draw_svg(graph: Graph, *, affine: bool = True) -> str:
             x1 = box.x - box.width / 2
             y1 = box.y + (0 if ends < 2 or box.bend else (n - (ends - 1) / 2) * 12)
             middle = (x0 + x1) / 2
-            parts.append(f'<path d="M{x0:.1f} {y0:.1f}C{middle:.1f} {y0:.1f} {middle:.1f} {y1:.1f} {x1:.1f} {y1:.1f}"/>')
+            parts.append(
+                f'<path d="M{x0:.1f} {y0:.1f}C{middle:.1f} {y0:.1f} {middle:.1f} {y1:.1f} {x1:.1f} {y1:.1f}"/>'
+            )
             if box.bend:
                 parts.append(f'<path d="M{x1:.1f} {y1:.1f}H{box.x + box.width / 2:.1f}"/>')
             elif side:
-                parts.append(f'<text class="side" x="{x1 - 7:.1f}" y="{y1 + (-7 if n == 0 else 8):.1f}">{side}</text>')
+                parts.append(
+                    f'<text class="side" x="{x1 - 7:.1f}" y="{y1 + (-7 if n == 0 else 8):.1f}">{side}</text>'
+                )
     for box in boxes:
         if box.bend:
             continue

@@ -34,7 +34,8 @@ def check_formats(names: Sequence[str]) -> tuple[str, ...]:
         missing = [m for m in ("onnx", "onnxscript") if importlib.util.find_spec(m) is None]
         if missing:
             raise EnvironmentUnusable(
-                f"--to onnx needs {' and '.join(missing)}", hint=f"pip install {' '.join(missing)} onnxruntime"
+                f"--to onnx needs {' and '.join(missing)}",
+                hint=f"pip install {' '.join(missing)} onnxruntime",
             )
     return tuple(dict.fromkeys(names))
 
@@ -63,7 +64,8 @@ def write_format(name: str, module: nn.Module, x: torch.Tensor, path: Path) -> s
     except Exception as error:  # the exporters raise whatever they like
         line = next((t for t in str(error).splitlines() if t.strip()), type(error).__name__)
         raise UsageError(
-            f"the layer cannot be written as {name}: {line[:300]}", hint="export without --to, or to another format"
+            f"the layer cannot be written as {name}: {line[:300]}",
+            hint="export without --to, or to another format",
         ) from error
     other = torch.cat([x, x.flip(0)])
     for given in (x, other):

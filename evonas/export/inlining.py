@@ -43,7 +43,9 @@ class _ToTorch(ast.NodeTransformer):
         if self._ours(node):
             if node.attr not in _NAMES:
                 raise PluginError(f"{self.fail}: xp.{node.attr} has no counterpart in an exported file")
-            return ast.Attribute(ast.Name("torch", ast.Load()), _RENAMED.get(node.attr, node.attr), ast.Load())
+            return ast.Attribute(
+                ast.Name("torch", ast.Load()), _RENAMED.get(node.attr, node.attr), ast.Load()
+            )
         return self.generic_visit(node)
 
     def _ours(self, node: ast.AST) -> bool:
@@ -73,13 +75,13 @@ def inlined(primitive: Primitive, name: str) -> str:
         raise PluginError(f"{fail}: it does not list its arguments", hint=_HINT)
     namespace = arguments.args[0].arg
     used = {n.id for n in ast.walk(ast.Module(definition.body, [])) if isinstance(n, ast.Name)}
-    stored = {
-        n.id for n in ast.walk(definition) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-    }
+    stored = {n.id for n in ast.walk(definition) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     known = {a.arg for a in (*arguments.args, *arguments.kwonlyargs)} | stored | {"math"} | set(dir(builtins))
     if used - known:
         raise PluginError(f"{fail}: it uses {', '.join(sorted(used - known))}", hint=_HINT)
-    if any(isinstance(n, ast.Import | ast.ImportFrom | ast.Global | ast.Nonlocal) for n in ast.walk(definition)):
+    if any(
+        isinstance(n, ast.Import | ast.ImportFrom | ast.Global | ast.Nonlocal) for n in ast.walk(definition)
+    ):
         raise PluginError(f"{fail}: it imports modules or writes globals", hint=_HINT)
     arguments.args = arguments.args[1:]
     for argument in (*arguments.args, *arguments.kwonlyargs):

@@ -15,14 +15,14 @@ from evonas.kernels.programs import LayerSpec
 from evonas.kernels.text import helper_text
 
 _DIMS = {
-    "nchw": '''
+    "nchw": """
 def _dims(shape: Any, groups: int) -> dict[str, int]:
     return {"b": shape[0], "g": groups, "k": shape[1] // groups, "h": shape[2], "w": shape[3]}
-''',
-    "btc": '''
+""",
+    "btc": """
 def _dims(shape: Any, groups: int) -> dict[str, int]:
     return {"b": prod(shape[:-2]), "t": shape[-2], "g": groups, "k": shape[-1] // groups}
-''',
+""",
 }
 
 
@@ -124,5 +124,6 @@ def _passes(training: bool, layer: AnySizeLayer, parts: list[tuple[list[str], An
     (forward, first), (backward, second) = parts
     return (
         f"    {training}: _Passes(\n        (\n{''.join(forward)}        ),\n        (\n{''.join(backward)}        ),\n"
-        f"        {first.buffers!r},\n        {second.buffers!r},\n        {layer.saved!r},\n        {layer.batch!r},\n    ),\n"
+        f"        {first.buffers!r},\n        {second.buffers!r},\n        {layer.saved!r},\n"
+        f"        {layer.batch!r},\n    ),\n"
     )

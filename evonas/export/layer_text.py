@@ -98,14 +98,14 @@ class _Text:
 
 {textwrap.indent(shown, "    ")}
 
-followed by a per-channel weight and bias. {self._glossary()}
+{self._glossary()}
 
 {textwrap.fill(about, 108)}
 Written by evonas {version}; digest of the formula {digest}. Licence: {licence}, see LICENSE beside this file.
 """
 '''
         math_import = "import math\n" if any("math." in f for f in self.made.functions.values()) else ""
-        imports = f'''
+        imports = f"""
 from __future__ import annotations
 
 import importlib.util
@@ -119,20 +119,20 @@ from torch import Tensor, nn
 __all__ = [{", ".join(f'"{n}"' for n in sorted([*self.classes, "Layer", "norm_act"]))}]
 
 _HALF = (torch.float16, torch.bfloat16)
-'''
-        parts = [head, imports]
-        parts += [f"\n{text.strip(chr(10))}\n" for text in self.made.functions.values()]
-        parts += [_LOAD_KERNEL, self._class(), self._second(), self._factory()]
-        return "\n".join(part.strip("\n") + "\n" if n == 0 else part.rstrip("\n") + "\n" for n, part in enumerate(parts))
+"""
+        functions = "\n\n".join(text.strip("\n") + "\n" for text in self.made.functions.values())
+        blocks = [imports, functions, _LOAD_KERNEL, self._class(), self._second(), self._factory()]
+        return head + "\n" + "\n\n".join(b.strip("\n") + "\n" for b in blocks if b)
 
     def _glossary(self) -> str:
-        words = ["Index sets name the axes that a statistic is taken over"] if self.graph.index_sets else []
-        if self.form.grouped:
-            words.append("c/g is the channels of one group")
+        words = []
+        if self.graph.index_sets:
+            groups = "; c/g is the channels of one group" if self.form.grouped else ""
+            words.append(f"Index sets name the axes that a statistic is taken over{groups}.")
         starts = [f"{p} starts at {INITIAL[p]:.0f}" for p in sorted(self.made.parameters)]
         if starts:
-            words.append(f"of its trainable vectors {' and '.join(starts)}")
-        return textwrap.fill("; ".join(words) + "." if words else "It has no statistics.", 108).replace("\n", "\n")
+            words.append(f"{' and '.join(starts)}.")
+        return textwrap.fill(" ".join(["followed by a weight and a bias per channel.", *words]), 108)
 
     def _class(self) -> str:
         made, form = self.made, self.form
@@ -143,7 +143,11 @@ _HALF = (torch.float16, torch.bfloat16)
         lines += textwrap.indent(self._constructor(), "    ").splitlines()
         lines += ["", "    def forward(self, x: Tensor) -> Tensor:"]
         lines += textwrap.indent(self._forward(), "        ").splitlines()
-        lines += ["", "    def _formula(self, x: Tensor) -> Tensor:", '        """The formula, in float32 or wider."""']
+        lines += [
+            "",
+            "    def _formula(self, x: Tensor) -> Tensor:",
+            '        """The formula, in float32 or wider."""',
+        ]
         lines += textwrap.indent("\n".join(made.lines), "        ").splitlines()
         lines += ["", "    def _affine(self, y: Tensor) -> Tensor:",
                   '        """Weight and bias per channel."""',
@@ -245,9 +249,10 @@ _HALF = (torch.float16, torch.bfloat16)
             at = 1 if form.name == "nchw" else 2
             check = f"x.dim() != {form.rank} or x.shape[{at}] != self.num_features"
         shape = _SHAPES[form.name].split(":")[0]
-        return f'''if {check}:
+        return f"""if {check}:
     raise ValueError(
-        f"input of shape {{tuple(x.shape)}}, this layer needs {shape} with {{self.num_features}} channels"
+        f"input of shape {{tuple(x.shape)}}, the layer of {{self.num_features}} channels needs "
+        "{shape}"
     )
 if _kernel is not None and _kernel.takes(self, x):
     y = _kernel.run(self, x)
@@ -256,7 +261,7 @@ else:
     with torch.autocast(device_type=x.device.type, enabled=False):
         wide = x.float() if x.dtype in _HALF else x
         y = self._affine(self._formula(wide) if self.apply_act else wide).to(x.dtype)
-return y if self.drop is None else self.drop(y)'''
+return y if self.drop is None else self.drop(y)"""
 
     def _second(self) -> str:
         if len(self.classes) == 1:
@@ -314,7 +319,7 @@ def _average(self, running: Tensor, seen: Tensor, shape: tuple[int, ...]) -> Non
 
 _APPLY = '''def _apply(self, fn: Any, recurse: bool = True) -> Any:
     """Moves and casts as usual, but running averages stay in float32: squares overflow in half precision."""
-    kept = {name: buffer for name in (NAMES) if (buffer := getattr(self, name, None)) is not None}
+    kept = {name: getattr(self, name) for name in (NAMES) if hasattr(self, name)}
     super()._apply(fn, recurse)
     for name, buffer in kept.items():
         if getattr(self, name).dtype in _HALF:

@@ -105,7 +105,9 @@ def latency(layer: Layer, make: Callable[..., nn.Module]) -> dict[str, Any]:
         except EvonasError:
             continue
         shapes = ", ".join("x".join(map(str, s)) for s in REFERENCE_SHAPES[layer.layout])
-        rows.append({"what": model_name(device), "shape": shapes + " (summed)", "dtype": "bfloat16", "us": value})
+        rows.append(
+            {"what": model_name(device), "shape": shapes + " (summed)", "dtype": "bfloat16", "us": value}
+        )
     shape = TIMED[layer.layout]
     channels = shape[1] if layer.layout == "nchw" else shape[-1]
     module = make(channels)

@@ -15,7 +15,7 @@ from evonas.layers.zoo import ZOO
 from evonas.run.run import Run
 from evonas.run.session import load_all_plugins, open_settings, recorded_space
 
-#: Groups that trainings of a run have by the scale of its networks, see ``evonas.evaluation.funnel``.
+#: What every row of a final table has.
 _KNOWN_ROW = ("candidate", "arm", "name", "formula", "search_mean", "n", "mean", "std", "per_proxy",
               "validation", "chosen", "versus")  # fmt: skip
 
@@ -45,12 +45,20 @@ def is_run(target: Any) -> bool:
     """Whether a text or path is a run folder."""
     try:
         return (Path(target) / "run.json").is_file()
-    except (OSError, TypeError, ValueError):  # a text that no file system takes for a name, such as a long formula
+    except (
+        OSError,
+        TypeError,
+        ValueError,
+    ):  # a text that no file system takes for a name, such as a long formula
         return False
 
 
 def find_origin(
-    target: Any, candidate: int | str | None, *, runs: str | os.PathLike[str] = "runs", plugins: Sequence[str] = ()
+    target: Any,
+    candidate: int | str | None,
+    *,
+    runs: str | os.PathLike[str] = "runs",
+    plugins: Sequence[str] = (),
 ) -> Origin:
     """The layer that is meant: see ``evonas.export.export``.
 
@@ -111,7 +119,13 @@ def _of_run(run: Run, candidate: int | str | None) -> Origin:
     proxies = run.proxies
     arm = row["arm"]
     counted = [r for r in table if r["arm"] == arm]
-    sent = [r for r in counted if r["outcome"] == "scored" or r["stage"] not in ("structural", "duplicate", "probe")]
+    sent = [
+        r
+        for r in counted
+        if r["outcome"] == "scored" or r["stage"] not in ("structural", "duplicate", "probe")
+    ]
+    from evonas.evaluation.funnel import GROUPS
+
     evaluation = settings.evaluation
     facts = {
         "run": run.id,
@@ -136,6 +150,7 @@ def _of_run(run: Run, candidate: int | str | None) -> Origin:
         "scale": evaluation.scale,
         "changes": dict(evaluation.changes),
         "layer_options": dict(evaluation.layer),
+        "groups": evaluation.layer.get("groups", GROUPS.get(evaluation.scale, 32)),
         "scores": {p: row[f"score_{p}"] for p in proxies},
         "mean": row["mean_score"],
         "latency_us": row["latency_us"],

@@ -78,13 +78,14 @@ def _numbers(shape: tuple[int, ...] | torch.Size, what: str) -> Tensor:
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Any]:
     return {
-        n: {"shape": list(t.shape), "values": t.detach().double().flatten().tolist()} for n, t in tensors.items()
+        n: {"shape": list(t.shape), "values": t.detach().double().flatten().tolist()}
+        for n, t in tensors.items()
     }
 
 
-TEST = '''"""Tests the layer in this folder against what evonas computed when it was written: python test_layer.py, or pytest.
+TEST = '''"""Tests the layer in this folder against what evonas computed when it was written.
 
-It needs torch alone.
+python test_layer.py, or pytest. It needs torch alone.
 """
 
 from __future__ import annotations

@@ -53,7 +53,9 @@ def to_evonas_state(state: Mapping[str, Any], module: GraphLayer) -> dict[str, A
     keys = {name: key for key, name in _keys(module.graph, module.layout.name).items()}
     missing = [name for name in keys if name not in state]
     if missing:
-        raise UsageError(f"the state has no {', '.join(missing)}", hint="give the state of the exported layer")
+        raise UsageError(
+            f"the state has no {', '.join(missing)}", hint="give the state of the exported layer"
+        )
     own = module.state_dict()
     return {
         keys.get(name, name): value.reshape(own[keys[name]].shape) if name in keys else value

@@ -181,12 +181,12 @@ class _Writer:
                 needed = CALL
             shown.append(f"({part})" if strength < needed else part)
         dims = self.form.over(index) if index else ()
-        text = spelling.text.format(*shown, dims=f"({', '.join(map(str, dims))}{',' if len(dims) == 1 else ''})")
+        text = spelling.text.format(
+            *shown, dims=f"({', '.join(map(str, dims))}{',' if len(dims) == 1 else ''})"
+        )
         if index and "b" in index:
             self._batch(i, text, dims)
-        elif i != self.graph.output and (
-            index or self.uses[i] > 1 or op == "sigmoid" or len(text) > _LONG
-        ):
+        elif i != self.graph.output and (index or self.uses[i] > 1 or op == "sigmoid" or len(text) > _LONG):
             name = self.fresh(self._title(i))
             self.made.lines.append(f"{name} = {text}")
             self.texts[i] = (name, CALL)
