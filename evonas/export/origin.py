@@ -110,7 +110,8 @@ def _of_run(run: Run, candidate: int | str | None) -> Origin:
     layer = Layer(f"{run.id}/{number}", Graph.parse(formula(row)), layout, source=str(run.id))
     table = run.table().to_pylist()
     rows = {r["candidate"]: r for r in table if r["arm"] != "rerank"}
-    ancestors, parent = [], row["parent"]
+    ancestors: list[dict[str, Any]] = []
+    parent = row["parent"]
     while parent in rows and len(ancestors) < 50:
         one = rows[parent]
         ancestors.append({"candidate": one["candidate"], "origin": one["origin"], "mean": one["mean_score"],

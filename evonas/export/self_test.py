@@ -29,7 +29,7 @@ def record(layer: Layer, source: Source, eps: float) -> dict[str, Any]:
     module = layer.module(CHANNELS, backend="eager", groups=GROUPS, eps=eps).double()
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            parameter += 0.3 * _numbers(parameter.shape, name)
+            parameter.add_(0.3 * _numbers(parameter.shape, name))
     made: dict[str, Any] = {
         "schema": "evonas.expected/1",
         "formula": layer.formula,
