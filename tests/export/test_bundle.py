@@ -44,7 +44,9 @@ def test_evonas_reads_it_back(best: Path) -> None:
     assert layer.digest == Run(GOLDEN).layer("best").digest
     assert layer.name == f"{GOLDEN.name}/13809"
     again = evonas.export(str(best / "layer.json"), out=best.parent / "again")
-    texts = [(folder / "layer.py").read_text().partition("from __future__")[2] for folder in (again.path, best)]
+    texts = [
+        (folder / "layer.py").read_text().partition("from __future__")[2] for folder in (again.path, best)
+    ]
     assert texts[0] == texts[1] != ""
 
 

@@ -63,7 +63,7 @@ def alone(python: Path, *arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["best", "batch_norm"])
+@pytest.mark.parametrize("name", ["best", pytest.param("batch_norm", marks=pytest.mark.slow)])
 def test_with_torch_alone(
     name: str, torch_alone: Path, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -227,7 +227,10 @@ def test_in_a_vision_transformer_of_timm(tokens: ModuleType, timm: ModuleType) -
     network(torch.randn(2, 3, 32, 32)).sum().backward()
 
 
-@pytest.mark.parametrize("layer", ["evonorm_s0", "bn_relu", "dyt"])
+@pytest.mark.parametrize(
+    "layer",
+    ["evonorm_s0", *(pytest.param(n, marks=pytest.mark.slow) for n in ("bn_relu", "dyt"))],
+)
 def test_other_formats(layer: str, tmp_path: Path) -> None:
     made = evonas.export(layer, out=tmp_path / "b", to=["onnx", "torch_export"], channels=8, groups=4)
     assert made.checks["layer.onnx"] == "checked in onnxruntime"
@@ -256,14 +259,12 @@ def test_a_format_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     assert not list(tmp_path.iterdir())
 
 
+SLOW = [("evonorm_b0", "3,5,3,4"), ("x - mean[b](x)", "3,4,2,2"), ("x / rms[c](x)", "3,6,8")]
+
+
 @pytest.mark.parametrize(
     ("layer", "shape"),
-    [
-        ("evonorm_s0", "3,6,3,5"),
-        ("evonorm_b0", "3,5,3,4"),
-        ("x - mean[b](x)", "3,4,2,2"),
-        ("x / rms[c](x)", "3,6,8"),
-    ],
+    [("evonorm_s0", "3,6,3,5"), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)],
 )
 def test_kernels_in_the_interpreter(layer: str, shape: str, tmp_path: Path) -> None:
     folder = evonas.export(layer, out=tmp_path / "b").path
