@@ -8,6 +8,7 @@ The public names, loaded when first used (importing evonas does not import torch
 - ``open_run(path)`` is a run that exists.
 - ``export(layer_or_run, candidate, out)`` writes a layer as a folder that needs torch alone.
 - ``primitive(...)`` plugs in an operation of your own.
+- ``swap(model, layer)`` puts a layer in place of the norms and activations of a model and returns a ``SwapReport``.
 """
 
 from __future__ import annotations
@@ -21,24 +22,42 @@ if TYPE_CHECKING:
     from evonas.primitives import primitive
     from evonas.run.api import search
     from evonas.run.run import Run
+    from evonas.swapping.report import SwapReport
+    from evonas.swapping.swap import swap
 
 try:
     __version__ = metadata.version("evonas")
 except metadata.PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["Layer", "Run", "__version__", "export", "layer", "open_run", "primitive", "search"]
+__all__ = [
+    "Layer",
+    "Run",
+    "SwapReport",
+    "__version__",
+    "export",
+    "layer",
+    "open_run",
+    "primitive",
+    "search",
+    "swap",
+]
 
 _LAZY = {
     "Layer": "evonas.layers.layer",
     "Run": "evonas.run.run",
+    "SwapReport": "evonas.swapping.report",
     "primitive": "evonas.primitives",
     "search": "evonas.run.api",
+    "swap": "evonas.swapping.swap",
 }
 
 
-def layer(spec: Any) -> Layer:
+def layer(spec: Any) -> Any:
     """A layer from a zoo name, a formula, a file, a graph, or a pair ``(run, candidate id or "best")``.
+
+    The text of an assembly (``norm: x / rms[c](x); act: x * sigmoid(x)``, or two names, ``rms_norm+silu``) gives an
+    ``AssembledLayer``, which has a module per place in a network.
 
     Raises:
         UsageError, FormulaError: nothing of the kind; the message tells what was tried.
@@ -46,9 +65,9 @@ def layer(spec: Any) -> Layer:
     if isinstance(spec, tuple) and len(spec) == 2:
         run, candidate = spec
         return (run if hasattr(run, "layer") else open_run(run)).layer(candidate)
-    from evonas.layers.layer import resolve_layer
+    from evonas.layers import ZOO, resolve_candidate, resolve_layer
 
-    return resolve_layer(spec)
+    return resolve_layer(spec) if isinstance(spec, str) and spec.strip() in ZOO else resolve_candidate(spec)
 
 
 def open_run(path: Any, root: Any = "runs") -> Run:

@@ -10,5 +10,6 @@ expressions,
 - ``runtime``, ``operator``: launches and the PyTorch operators; ``verify`` holds them against float64.
 - ``traffic``, ``latency``, ``roofline``: bytes, a model of the time, floors.
 - ``spec``, ``kernel_specs``, ``offline``, ``sass``, ``pool``: compilation ahead, without the device.
+- ``linear_attention*``: causal linear attention with decay, written by hand: eager forms, kernels, operators.
 - ``c_*``: the same programs as C, for the CPU. ``vm*``: one kernel that runs many graphs as data.
 """

@@ -17,7 +17,7 @@ from evonas.primitives import EPS
 
 from evonas import primitives
 from evonas.errors import EvonasError
-from evonas.graph.graph import VECTOR_LEAVES, Graph, literal
+from evonas.graph.graph import PARAMETER_LEAVES, Graph, literal
 from evonas.graph.layout import get_layout
 
 AFFINE = ("weight", "bias")
@@ -49,8 +49,9 @@ class LayerSpec:
 
     @property
     def vectors(self) -> tuple[str, ...]:
-        """Names of the per-channel parameters, in the order in which kernels' callers give them."""
-        used = tuple(leaf for leaf in VECTOR_LEAVES if leaf in self.graph.leaves)
+        """Names of the parameters, in the order in which kernels' callers give them. Each is one value per channel: s0
+        and s1 come expanded, and their gradient is the sum of what comes back."""
+        used = tuple(leaf for leaf in PARAMETER_LEAVES if leaf in self.graph.leaves)
         return (*used, *AFFINE) if self.affine else used
 
 
@@ -138,7 +139,7 @@ def build(spec: LayerSpec, *, split_means: bool = True) -> Passes:
     """
     graph, layout = spec.graph, get_layout(spec.layout)
     told = [layout.covered(layout.check(index)) for index in graph.index_sets]
-    if spec.affine or graph.uses_batch or any(leaf in graph.leaves for leaf in VECTOR_LEAVES):
+    if spec.affine or graph.uses_batch or any(leaf in graph.leaves for leaf in PARAMETER_LEAVES):
         told.append(CHANNELS)
     axes = merge_axes(spec.layout, spec.memory, told)
     everywhere, channels = frozenset(axes.names), axes.of(CHANNELS)
@@ -159,7 +160,7 @@ def build(spec: LayerSpec, *, split_means: bool = True) -> Passes:
     dx = adjoints.get("x", ir.constant(0.0))
     if spec.residual:
         dx = ir.apply("add", dx, ir.leaf("dsum", everywhere))
-    totals = [Total(f"d{v}", adjoints[v], everywhere - channels) for v in VECTOR_LEAVES if v in adjoints]
+    totals = [Total(f"d{v}", adjoints[v], everywhere - channels) for v in PARAMETER_LEAVES if v in adjoints]
     if spec.affine:
         totals.append(Total("dweight", ir.apply("mul", dy, y), everywhere - channels))
         totals.append(Total("dbias", dy, everywhere - channels))
@@ -207,7 +208,7 @@ def _forward(
 
 
 def _adjoints(spec: LayerSpec, ops: _Ops, nodes: list[int], g: int) -> dict[str, int]:
-    """Expanded adjoints of x, v0 and v1 (see ``Primitive.gradient``), by leaf."""
+    """Expanded adjoints of x and the parameters (see ``Primitive.gradient``), by leaf."""
     graph, ir = spec.graph, ops.ir
     first = len(graph.leaves)
     adjoints: dict[int, int] = {graph.output: g}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from evonas import primitives
 from evonas.graph.execute import ArrayOps, forward
-from evonas.graph.graph import literal
+from evonas.graph.graph import INITIAL, literal
 from evonas.graph.layout import Layout, get_layout
 
 #: Largest error, in units of the largest value of the reference, by the tensors' dtype.
@@ -85,7 +85,7 @@ def verify(
     inputs = {"x": given.to(dtype).contiguous(memory_format=form)}
     if spec.residual:
         inputs["residual"] = torch.randn(shape, generator=random).to(dtype).contiguous(memory_format=form)
-    start = {"v0": 0.0, "v1": 1.0, "weight": 1.0, "bias": 0.0}
+    start = {**INITIAL, "weight": 1.0, "bias": 0.0}
     for name in spec.vectors:
         inputs[name] = start[name] + 0.5 * torch.randn(channels, generator=random)
     dy = torch.randn(shape, generator=random).to(dtype).contiguous(memory_format=form)

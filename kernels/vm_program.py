@@ -16,7 +16,7 @@ from evonas.primitives import EPS
 
 from evonas import primitives
 from evonas.errors import UsageError
-from evonas.graph.graph import Graph, literal
+from evonas.graph.graph import SCALAR_LEAVES, Graph, literal
 from evonas.graph.layout import Layout
 
 #: Sizes of the register file that the kernel is built with; a batch takes the smallest that does.
@@ -63,8 +63,8 @@ def compile_program(graph: Graph, layout: Layout, registers: int = REGISTERS) ->
         registers: how many there are, at least 2.
 
     Raises:
-        NotExpressible: a primitive that is not built in, a moment over height or width alone, or more live
-            values than registers.
+        NotExpressible: a primitive that is not built in, an input s0 or s1, a moment over height or width alone, or
+            more live values than registers.
         FormulaError: an index set that the layout does not have.
     """
     if len(graph.ancestors()) < len(graph.leaves) + len(graph):
@@ -82,6 +82,9 @@ def _masks(graph: Graph, layout: Layout) -> dict[int, int]:
     equal values of the expanded tile would round.
     """
     positions = _POSITIONS[layout.name]
+    for leaf in SCALAR_LEAVES:
+        if leaf in graph.leaves:
+            raise NotExpressible(f"input {leaf!r} cannot be loaded", hint="run the graph eagerly")
     varies: list[frozenset[str]] = [_LEAF_VARIES.get(leaf, frozenset()) for leaf in graph.leaves]
     masks: dict[int, int] = {}
     for i, (op, args, index) in graph.operations():

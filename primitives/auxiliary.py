@@ -26,3 +26,11 @@ def sign(xp: Namespace, a: A) -> A:
 def step(xp: Namespace, a: A) -> A:
     """Heaviside step with 1/2 at zero."""
     return 0.5 * xp.sign(a) + 0.5
+
+
+@define("like", arity=2, latex=r"{0}\big|_{{{1}}}", source="evonas",
+        singular="the second argument gives the shape alone; its gradient is 0",
+        gradient=lambda ops, g, y, a, b: (g, ops.mul(ops.const(0.0), g)))  # fmt: skip
+def like(xp: Namespace, a: A, b: A) -> A:
+    """The first argument, repeated to the shape of both."""
+    return xp.where(b == b, a, a)

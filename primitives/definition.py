@@ -45,6 +45,10 @@ class Primitive:
     formula: how it prints, with {0}, {1}; infix when ``precedence`` is given.
     latex: the same in LaTeX; {I} stands for the index set.
     singular: the declared treatment of singular points, in words.
+    causal: a moment whose value at a token depends on that token and the ones before it. Its index set must have ``t``
+        and must not have ``b``; ``t``, the first of the axes, keeps its size, the others are reduced.
+    step: of a causal moment, one token at a time: ``f(xp, a, axes, state, eps)`` with ``a`` of size one along time
+        gives the value there and the state for the next token; the state is a tuple of arrays, None at the start.
     flops: floating-point operations per element of the output, one for a transcendental function too.
     """
 
@@ -61,6 +65,8 @@ class Primitive:
     uses_eps: bool = False
     precedence: int | None = None
     singular: str = "none"
+    causal: bool = False
+    step: Callable[..., tuple[Any, tuple[Any, ...]]] | None = None
     flops: int = 1
     origin: str = "evonas"
 

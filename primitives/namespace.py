@@ -17,10 +17,13 @@ Array = Any
 
 
 class Namespace(Protocol):
-    """What ``xp`` offers: the array-API names plus ``sigmoid`` and ``erf``."""
+    """What ``xp`` offers: the array-API names plus ``sigmoid``, ``erf``, and for causal moments ``counts`` (1, 2, ...
+    along an axis, of size one along all others) and ``reverse_cumsum`` (sums from the other end)."""
 
     def abs(self, a: Array, /) -> Array: ...
     def at_least(self, a: Array, low: float, /) -> Array: ...
+    def counts(self, a: Array, axis: int, /) -> Array: ...
+    def cumsum(self, a: Array, axis: int, /) -> Array: ...
     def copysign(self, magnitude: Array, sign: Array, /) -> Array: ...
     def erf(self, a: Array, /) -> Array: ...
     def exp(self, a: Array, /) -> Array: ...
@@ -28,6 +31,7 @@ class Namespace(Protocol):
     def maximum(self, a: Array, b: Array, /) -> Array: ...
     def mean(self, a: Array, axes: Sequence[int], /) -> Array: ...
     def minimum(self, a: Array, b: Array, /) -> Array: ...
+    def reverse_cumsum(self, a: Array, axis: int, /) -> Array: ...
     def sigmoid(self, a: Array, /) -> Array: ...
     def sign(self, a: Array, /) -> Array: ...
     def sqrt(self, a: Array, /) -> Array: ...
@@ -63,6 +67,20 @@ class NumpyNamespace:
         return np.asarray(_erf(a)).astype(a.dtype if a.dtype.kind == "f" else float)
 
     @staticmethod
+    def cumsum(a: Array, axis: int) -> Array:
+        return np.add.accumulate(a, axis=axis)
+
+    @staticmethod
+    def reverse_cumsum(a: Array, axis: int) -> Array:
+        return np.flip(np.add.accumulate(np.flip(a, axis), axis=axis), axis)
+
+    @staticmethod
+    def counts(a: Array, axis: int) -> Array:
+        shape = [1] * a.ndim
+        shape[axis] = a.shape[axis]
+        return np.arange(1, a.shape[axis] + 1, dtype=a.dtype).reshape(shape)
+
+    @staticmethod
     def mean(a: Array, axes: Sequence[int]) -> Array:
         shape = a.shape
         count = 1
@@ -93,6 +111,17 @@ class TorchNamespace:
         self.copysign = torch.copysign
         self.sigmoid = torch.sigmoid
         self.erf = torch.erf
+
+    def cumsum(self, a: Array, axis: int) -> Array:
+        return self._torch.cumsum(a, axis)
+
+    def reverse_cumsum(self, a: Array, axis: int) -> Array:
+        return self._torch.flip(self._torch.cumsum(self._torch.flip(a, (axis,)), axis), (axis,))
+
+    def counts(self, a: Array, axis: int) -> Array:
+        shape = [1] * a.dim()
+        shape[axis] = a.shape[axis]
+        return self._torch.arange(1, a.shape[axis] + 1, dtype=a.dtype, device=a.device).view(shape)
 
     def mean(self, a: Array, axes: Sequence[int]) -> Array:
         return self._torch.mean(a, dim=tuple(axes), keepdim=True)

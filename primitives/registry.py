@@ -45,13 +45,17 @@ def all_primitives() -> Iterator[Primitive]:
 def register(candidate: Primitive) -> Primitive:
     """Enter a primitive. The same definition may come again (every process loads plug-ins, some twice)."""
     global generation
-    if not NAME.match(candidate.name) or candidate.name in {"x", "v0", "v1", "g"}:
+    if not NAME.match(candidate.name) or candidate.name in {"x", "v0", "v1", "s0", "s1", "g"}:
         raise PluginError(
             f"primitive name {candidate.name!r} cannot be used in a formula",
-            hint="use lower-case letters, digits and underscores, starting with a letter, and none of x, v0, v1, g",
+            hint="lower-case letters, digits and underscores, a letter first; x, v0, v1, s0, s1, g are taken",
         )
     if candidate.kind == "moment" and candidate.arity != 1:
         raise PluginError(f"moment {candidate.name!r} has arity {candidate.arity}, it must be 1")
+    if candidate.causal and candidate.kind != "moment":
+        raise PluginError(
+            f"{candidate.name!r} is causal and of kind {candidate.kind!r}, a causal primitive is a moment"
+        )
     if candidate.kind != "constant" and candidate.arity not in (1, 2):
         raise PluginError(f"primitive {candidate.name!r} has arity {candidate.arity}, it must be 1 or 2")
     known = _REGISTRY.get(candidate.name)
@@ -86,6 +90,8 @@ def define(
     uses_eps: bool = False,
     precedence: int | None = None,
     singular: str = "none",
+    causal: bool = False,
+    step: Callable[..., tuple[Any, tuple[Any, ...]]] | None = None,
     flops: int = 1,
     origin: str | None = None,
 ) -> Callable[[Callable[..., Any]], Primitive]:
@@ -123,6 +129,8 @@ def define(
                 uses_eps=uses_eps or kind == "moment",
                 precedence=precedence,
                 singular=singular,
+                causal=causal,
+                step=step,
                 flops=flops,
                 origin=origin or getattr(eager, "__module__", "?").split(".")[0],
             )

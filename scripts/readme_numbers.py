@@ -430,6 +430,92 @@ def search_kernels(root: Path) -> str | None:
     return head + table(columns, rows)
 
 
+@block
+def attention_decode(root: Path) -> str | None:
+    """benchmarks/linear_attention.py, part decode: time per token at growing context."""
+    report = results(root, "linear_attention")
+    if report is None:
+        return None
+    part = report["decode"]
+    names = {"recurrent": "`recurrent_step`", "softmax": "softmax over a cache"}
+    contexts = list(part["us_per_token"]["recurrent"])
+    rows = []
+    for what, name in names.items():
+        times = part["us_per_token"][what]
+        rows.append([name, *(f"{times[n]:,.0f}" for n in contexts), f"{part['ratio'][what]:.2f}"])
+    cache = part["cache_bytes"]
+    rows.append(["bytes of the state", *(f"{part['state_bytes']:,}" for _ in contexts), "1.00"])
+    rows.append(["bytes of the cache", *(f"{cache[n]:,}" for n in contexts),
+                 f"{cache[contexts[-1]] / cache[contexts[0]]:.2f}"])  # fmt: skip
+    head = (
+        f"One layer, {part['heads']} heads of {part['size']}, float32, batch 1, one thread, load "
+        f"{report['machine']['load']:.1f}; median of {part['rounds']} interleaved rounds.\n\n"
+    )
+    columns = ["CPU µs per token after", *(f"{int(n):,} tokens" for n in contexts), "last / first"]
+    return head + table(columns, rows)
+
+
+@block
+def attention_memory(root: Path) -> str | None:
+    """benchmarks/linear_attention.py, part memory: peak of forward and backward."""
+    report = results(root, "linear_attention")
+    if report is None:
+        return None
+    part = report["memory"]
+    rows = [
+        [f"`{row['form']}`", f"{row['tokens']:,}", f"{row['peak_bytes'] / 2**20:,.0f} MiB",
+         f"{row['bytes_per_token']:,.0f}"]
+        for row in part["rows"]
+    ]  # fmt: skip
+    head = (
+        f"{part['heads']} heads of {part['size']}, float32, batch 1, chunks of {part['block']}; q, k, v and the "
+        f"gradient of the output, {part['input_bytes_per_token']:,} bytes per token, not counted.\n\n"
+    )
+    return head + table(["form", "tokens", "peak of both passes", "bytes per token"], rows)
+
+
+@block
+def attention_kernels(root: Path) -> str | None:
+    """benchmarks/linear_attention.py, part kernels: as compiled."""
+    report = results(root, "linear_attention")
+    if report is None:
+        return None
+    part = report["kernels"]
+    rows = [
+        [row["target"], str(row["size"]), row["gives"], str(row["registers"]), str(row["spill_bytes"]),
+         f"{row['shared_bytes']:,}", str(row["warps"]), "wgmma" if row["wgmma"] else "mma"]
+        for row in part["rows"]
+    ]  # fmt: skip
+    head = f"{part['dtype']}, Triton {part['versions']['triton']}.\n\n"
+    columns = [
+        "target",
+        "head size",
+        "gives",
+        "registers",
+        "spilled bytes",
+        "shared bytes",
+        "warps",
+        "matrix unit",
+    ]
+    return head + table(columns, rows)
+
+
+@block
+def attention_traffic(root: Path) -> str | None:
+    """benchmarks/linear_attention.py, part kernels: bytes from plans, in sizes of q."""
+    report = results(root, "linear_attention")
+    if report is None:
+        return None
+    rows = []
+    for row in report["kernels"]["traffic"]:
+        cells = [
+            f"{row[which]['unique']:.2f} ({row[which]['swept']:.2f})" for which in ("forward", "backward")
+        ]
+        kernels = " + ".join(str(row[which]["kernels"]) for which in ("forward", "backward"))
+        rows.append([_shape(row), *cells, kernels])
+    return table(["batch x heads x tokens x size", "forward", "backward", "launches"], rows)
+
+
 def fill(text: str, blocks: dict[str, str], page: str = "the page") -> str:
     """The page with every marked place filled; ``SystemExit`` for a name that no block has."""
 

@@ -1,8 +1,8 @@
 """Element-wise activation functions: a space is a layout, rows and options."""
 
 from evonas.primitives import EVONORM_ELEMENTWISE
+from evonas.search_spaces.options import SpaceOptions
 from evonas.search_spaces.registry import space
-from evonas.search_spaces.space import SpaceOptions
 
 space(
     "activation",

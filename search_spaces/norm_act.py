@@ -1,8 +1,8 @@
 """The space of the EvoNorm paper, in its batch ("B") and batch-independent ("S") form."""
 
 from evonas.primitives import EVONORM_ELEMENTWISE, EVONORM_MOMENTS
+from evonas.search_spaces.options import SpaceOptions
 from evonas.search_spaces.registry import space
-from evonas.search_spaces.space import SpaceOptions
 
 space(
     "norm_act",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from evonas.search_spaces.space import Space, SpaceOptions
+from evonas.search_spaces.options import SpaceOptions
+from evonas.search_spaces.slotted import SlottedSpace
+from evonas.search_spaces.space import Space
 
 from evonas.errors import PluginError, unknown_name
 
-Factory = Callable[[Mapping[str, Any]], Space]
+Factory = Callable[[Mapping[str, Any]], Space | SlottedSpace]
 _SPACES: dict[str, tuple[Factory, str]] = {}
 
 
@@ -22,8 +25,10 @@ def space(
     """
     base = options or SpaceOptions()
 
-    def build(given: Mapping[str, Any]) -> Space:
-        return Space(name, layout, rows, SpaceOptions.make(base, given))
+    def build(given: Mapping[str, Any]) -> Space | SlottedSpace:
+        options = SpaceOptions.make(base, given)
+        one = Space(name, layout, rows, replace(options, slots=("all",)))
+        return one if options.slots == ("all",) else SlottedSpace(one, options)
 
     known = _SPACES.get(name)
     if known is not None and known[0]({}).describe() != build({}).describe():
@@ -31,11 +36,11 @@ def space(
     _SPACES[name] = (build, summary)
 
 
-def get(name: str, **options: Any) -> Space:
+def get(name: str, **options: Any) -> Space | SlottedSpace:
     """A fresh space of that name with some options changed.
 
     Raises:
-        UsageError: unknown name or option (with the nearest known one), or a value that does not fit.
+        UsageError, FormulaError: unknown name or option (with the nearest known one), or a value that does not fit.
     """
     if name not in _SPACES:
         raise unknown_name("space", name, _SPACES, hint="`evonas list spaces` shows all")

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
+from evonas.search_spaces.causality import CAUSAL_INDEX_SETS, causal_violation, usable
 from evonas.search_spaces.mutation import mutate
+from evonas.search_spaces.options import SpaceOptions
 from evonas.search_spaces.sampler import NO_ARGUMENT, operation_table, random_genotype
 
 from evonas import primitives
-from evonas.errors import FormulaError, UsageError, unknown_name
+from evonas.errors import FormulaError, UsageError
+from evonas.graph.assembly import Assembly
 from evonas.graph.canonical import Interner
-from evonas.graph.graph import NAMED_LEAVES, Graph, Node
+from evonas.graph.graph import NAMED_LEAVES, SCALAR_LEAVES, Graph, Node
 from evonas.graph.layout import IndexSet, get_layout
 from evonas.rng import Draws
-
-MUTATIONS = ("replace", "insert", "remove", "rewire")
 
 
 class Operation(NamedTuple):
@@ -36,73 +35,6 @@ class Operation(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.op}[{','.join(self.index)}]" if self.index else self.op
-
-
-@dataclass(frozen=True)
-class SpaceOptions:
-    """Every choice that Liu et al. (2020) leave open, with the default that stands nearest to the text.
-
-    nodes: intermediate nodes (the paper's budget of 14 less its 4 inputs).
-    op_draw: "row" draws one of the table's rows, then an index set; "concrete" draws among all pairs, which
-        favours moments (24 pairs against 15 rows in the paper's space).
-    distinct_inputs: whether the sampler and "replace" draw two different arguments (the paper does not say; they
-        may be equal). The other mutations may still make them equal.
-    constant_one: a constant 1 as a fifth input (Figure 1 of the paper's first version draws one).
-    batch_independent: reject layers whose *active* graph uses batch statistics (the "S" search).
-    index_sets: index sets of the moments; any that the layout allows is legal.
-    mutation_weights: relative weights of the kinds of mutation; the paper's alone is "replace".
-    extra_primitives: further rows, plug-ins included.
-    """
-
-    nodes: int = 10
-    op_draw: Literal["row", "concrete"] = "row"
-    distinct_inputs: bool = False
-    constant_one: bool = False
-    batch_independent: bool = False
-    index_sets: tuple[str, ...] = ("b,w,h", "w,h", "w,h,c", "w,h,c/g")
-    mutation_weights: Mapping[str, float] = field(default_factory=lambda: {"replace": 1.0})
-    extra_primitives: tuple[str, ...] = ()
-
-    @classmethod
-    def make(cls, base: SpaceOptions, given: Mapping[str, Any]) -> SpaceOptions:
-        """``base`` with some fields replaced, each checked.
-
-        Raises:
-            UsageError: an unknown option (with the nearest name) or a value that does not fit.
-        """
-        known = {f.name for f in fields(cls)}
-        for name in given:
-            if name not in known:
-                raise unknown_name("space option", name, known)
-        values = dict(given)
-        for name in ("index_sets", "extra_primitives"):
-            if name in values:
-                entries = values[name]
-                if isinstance(entries, str):
-                    entries = [e.strip() for e in entries.split(";")]
-                texts = isinstance(entries, (list, tuple)) and all(isinstance(e, str) for e in entries)
-                _check(texts, name, entries, "a list of texts, or one text with semicolons")
-                values[name] = tuple(e for e in entries if e)
-        options = replace(base, **values)
-        nodes = options.nodes
-        _check(type(nodes) is int and 1 <= nodes <= 200, "nodes", nodes, "1 to 200")
-        _check(options.op_draw in ("row", "concrete"), "op_draw", options.op_draw, "row or concrete")
-        for name in ("distinct_inputs", "constant_one", "batch_independent"):
-            _check(isinstance(getattr(options, name), bool), name, getattr(options, name), "true or false")
-        weights = options.mutation_weights
-        needed = "a table of finite weights >= 0 that are not all 0, such as {replace = 1.0}"
-        _check(isinstance(weights, Mapping), "mutation_weights", weights, needed)
-        for kind in weights:
-            if kind not in MUTATIONS:
-                raise unknown_name("mutation", kind, MUTATIONS)
-        ok = all(isinstance(w, (int, float)) and 0 <= w < math.inf for w in weights.values())
-        _check(ok and sum(weights.values()) > 0, "mutation_weights", dict(weights), needed)
-        return options
-
-
-def _check(ok: bool, name: str, given: object, needed: str) -> None:
-    if not ok:
-        raise UsageError(f"space option {name} = {given!r} does not fit", hint=f"use {needed}")
 
 
 class Space:
@@ -120,8 +52,12 @@ class Space:
         self.layout = get_layout(layout)
         self.options = options
         self.inputs: tuple[str, ...] = NAMED_LEAVES[:4] + (("1",) if options.constant_one else ())
-        self.rows = tuple(dict.fromkeys((*rows, *options.extra_primitives)))
-        self.index_sets = tuple(self.layout.check(s.split(",")) for s in options.index_sets)
+        self.inputs += SCALAR_LEAVES if options.scalar_inputs else ()
+        more = primitives.CAUSAL_MOMENTS if options.causal_moments else ()
+        self.rows = tuple(dict.fromkeys((*rows, *options.extra_primitives, *more)))
+        sets = (*options.index_sets, *(("b,t",) if options.batch_statistics else ()))
+        self.index_sets = tuple(dict.fromkeys(self.layout.check(s.split(",")) for s in sets))
+        usable(name, self.layout, options, self.index_sets)
         table: list[tuple[Operation, ...]] = []
         for row in self.rows:
             primitive = primitives.get(row)
@@ -130,8 +66,9 @@ class Space:
                     f"{row!r} cannot be a row of a space", hint="set constant_one=true for an input 1"
                 )
             if primitive.kind == "moment":
-                if self.index_sets:
-                    table.append(tuple(Operation(row, index, 1) for index in self.index_sets))
+                indices = CAUSAL_INDEX_SETS if primitive.causal else self.index_sets
+                if indices:
+                    table.append(tuple(Operation(row, index, 1) for index in indices))
             else:
                 table.append((Operation(row, None, primitive.arity),))
         if not table:
@@ -148,6 +85,16 @@ class Space:
         self._interner = Interner()
         self._leaf_ids: list[int] = []
         self._memo: dict[tuple[int, int, int], int] = {}
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Groups of slots with a graph of their own: one, for all places."""
+        return self.options.slots
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token must not see later ones."""
+        return self.options.causal
 
     @property
     def nodes(self) -> int:
@@ -236,14 +183,17 @@ class Space:
             nodes.append(Node(op.op, args, op.index))
         return Graph(self.inputs, tuple(nodes), first + self.nodes - 1)
 
-    def encode(self, graph: Graph, draws: Draws) -> bytes:
-        """A genotype of that graph; unused nodes are drawn at random and come first.
+    def encode(self, graph: Graph | Assembly, draws: Draws) -> bytes:
+        """A genotype of that graph (or of the one of an assembly with one for all places); unused nodes are drawn at
+        random and come first.
 
         ``a - b`` becomes ``a + -b`` in a space without sub.
 
         Raises:
             FormulaError: the graph uses what the space does not have, or more nodes than it has.
         """
+        if isinstance(graph, Assembly):
+            graph = self._single(graph)
         nodes = self._in_space(graph)
         first, spare = len(self.inputs), self.nodes - len(nodes)
         if spare < 0 or not nodes:
@@ -256,6 +206,15 @@ class Space:
             shifted = [a if a < first else a + spare for a in args]
             genotype += bytes((code, shifted[0], shifted[1] if len(shifted) > 1 else NO_ARGUMENT))
         return bytes(genotype)
+
+    def _single(self, assembly: Assembly) -> Graph:
+        graph = assembly.single
+        if graph is None:
+            raise FormulaError(
+                f"{assembly} has layers of its own for some places, a genotype of {self.name!r} has one for all",
+                hint="give one formula, or set the space option slots",
+            )
+        return graph
 
     def _in_space(self, graph: Graph) -> list[tuple[int, tuple[int, ...]]]:
         graph = graph.active()
@@ -297,8 +256,12 @@ class Space:
             return "uses batch statistics"
         return None
 
-    def check(self, graph: Graph) -> None:
+    def check(self, graph: Graph | Assembly) -> None:
         """``FormulaError`` if the active graph is not expressible in this space."""
+        if isinstance(graph, Assembly):
+            graph = self._single(graph)
+        if self.causal:
+            causal_violation(graph, self.options)
         self.encode(graph, Draws("check"))
         if self.options.batch_independent and graph.uses_batch:
             raise FormulaError(f"{graph} uses batch statistics, which space {self.name!r} excludes")
@@ -312,7 +275,7 @@ class Space:
             "layout": self.layout.name,
             "inputs": list(self.inputs),
             "operations": [str(op) for op in self.operations],
-            "options": json.loads(json.dumps(asdict(self.options))),
+            "options": json.loads(json.dumps(self.options.describe())),
             "primitives": {row: {"origin": p.origin, "source": p.source, "arity": p.arity, "kind": p.kind}
                            for row in self.rows for p in [primitives.get(row)]},
         }  # fmt: skip

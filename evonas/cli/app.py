@@ -6,11 +6,10 @@ from typing import Annotated
 
 import typer
 
-from evonas.cli import checking, compiling, exporting, reading, running
+from evonas.cli import checking, compiling, exporting, reading, running, using
 
 app = typer.Typer(
     name="evonas",
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -23,6 +22,7 @@ app.command()(reading.top)
 app.command()(reading.show)
 app.command()(reading.replay)
 app.command()(exporting.export)
+app.command()(using.report)
 app.command()(compiling.kernel)
 app.command()(compiling.bench)
 app.command("list")(checking.list_)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evonas.cli.output import emit, seconds
+from evonas.cli.output import emit
 from evonas.cli.progress import read_progress
-from evonas.cli.tables import funnel_table, ranking_table, score_table, verdict
+from evonas.cli.tables import funnel_table, ranking_tables, score_table
+from evonas.run.verdict import verdict
+from evonas.run.wording import seconds
 
 if TYPE_CHECKING:
     from evonas.run.run import Run
@@ -21,7 +23,7 @@ def print_closing(run: Run) -> None:
     if front:
         emit(
             score_table(
-                f"Front of the search: {len(front)} layer{'s' * (len(front) != 1)}, validation accuracy",
+                f"Front of the search: {len(front)} layer{'s' * (len(front) != 1)}, validation scores",
                 front,
                 proxies,
                 progress.latency_source,
@@ -30,7 +32,7 @@ def print_closing(run: Run) -> None:
     else:
         emit("No candidate of the search was trained to the end on every proxy.")
     if progress.ranking:
-        emit(ranking_table(progress.ranking, proxies), *verdict(progress.ranking), "")
+        emit(*ranking_tables(progress.ranking, proxies), *verdict(progress.ranking), "")
     work = seconds(sum(progress.work.values()))
     counts = (
         f"{progress.next_candidate} proposed, {progress.evaluations()} evaluated, {work} of work in the slots"

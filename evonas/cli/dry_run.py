@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from evonas.cli.output import document, emit, seconds, size, table
+from evonas.cli.output import document, emit, table
+from evonas.run.wording import seconds, size
 
 if TYPE_CHECKING:
     from evonas.cli.search import Request
@@ -57,6 +58,16 @@ def _print_settings(values: Mapping[str, Any], origins: Mapping[str, str]) -> No
     emit(table("Settings", ["setting", "value", "from"], rows, fold=["value"]))
 
 
+def _extra(budget: Mapping[str, Any]) -> str:
+    """What of the re-ranking's trainings is not one of all the data at the usual rate."""
+    parts = []
+    if "sweep_trainings_per_proxy" in budget:
+        parts.append(f"{budget['sweep_trainings_per_proxy']} of them for learning rates")
+    if "data_sizes" in budget:
+        parts.append(f"each seed at {budget['data_sizes']} sizes of the data")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
 def _print_plan(plan: Mapping[str, Any]) -> None:
     space, budget, slots = plan["space"], plan["budget"], plan["slots"]
     print(f"space   {space['name']}: {space['operations']} operations, {space['nodes']} nodes, "
@@ -68,7 +79,7 @@ def _print_plan(plan: Mapping[str, Any]) -> None:
     arms = ", ".join(f"{arm} ({strategy})" for arm, strategy in plan["arms"].items())
     print(f"budget  {budget['candidates_per_arm']} evaluated candidates for each of: {arms}; "
           f"{budget['baselines']} baselines; {budget['finalists']} finalists, "
-          f"{budget['rerank_trainings_per_proxy']} re-ranking trainings per proxy")  # fmt: skip
+          f"{budget['rerank_trainings_per_proxy']} re-ranking trainings per proxy{_extra(budget)}")  # fmt: skip
     print(f"slots   {slots['count']} ({slots['backend']}) on {slots['processors']} processors here")
     if plan["seconds"] is None:
         print("cost    unknown: the evaluator is a plug-in's")
@@ -77,7 +88,7 @@ def _print_plan(plan: Mapping[str, Any]) -> None:
     print(f"work    {trainings['low']} to {trainings['high']} full trainings, "
           f"{trainings['steps_low']:,} to {trainings['steps_high']:,} training steps")  # fmt: skip
     for proxy in plan["proxies"]:
-        how = "timed here with BN-ReLU" if proxy["measured"] else "from a table, not timed"
+        how = "timed here" if proxy["measured"] else "from a table, not timed"
         print(
             f"        {proxy['proxy']}: {proxy['steps']} steps of {1000 * proxy['step']:.0f} ms of one core ({how})"
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from evonas.cli.output import emit, microseconds, score, seconds, table
+from evonas.cli.output import emit, table
 from evonas.errors import UsageError
-from evonas.graph import Graph
-from evonas.layers.layer import Layer
+from evonas.layers import AssembledLayer, Layer, candidate_from
 from evonas.run.run import Run
 from evonas.run.session import open_settings, recorded_space
+from evonas.run.units import Units
+from evonas.run.wording import microseconds, score, seconds
 
 _DEPTH = 50
 
@@ -47,12 +48,12 @@ class History:
         """The formula, read from the genotype where a cheap stage turned the candidate away."""
         return row["formula"] or str(self._space.graph(row["genotype"]))
 
-    def layer(self) -> Layer:
+    def layer(self) -> Layer | AssembledLayer:
         """The candidate as a layer."""
         name, layout = f"{self.run.id}/{self.id}", self._space.layout.name
         if not self.row["formula"] and not self.row["genotype"]:
             raise UsageError(f"candidate {self.id} has no graph", hint=f"evonas top {self.run.path}")
-        return Layer(name, Graph.parse(self.formula(self.row)), layout, source=str(self.run.path))
+        return candidate_from(self.formula(self.row), name, layout, str(self.run.path))
 
     def ancestors(self) -> list[dict[str, Any]]:
         """The candidate's parent, its parent and so on."""
@@ -91,8 +92,9 @@ def print_history(history: History) -> None:
     where = f"stage {about['stage']}: {about['reason']}" if about["stage"] else ""
     print(f"\ncandidate {about['candidate']} of {about['run']}: {about['arm']}, {about['origin']}, "
           f"{about['outcome']} {where}".rstrip())  # fmt: skip
-    scores = ", ".join(f"{p} {score(v)}" for p, v in about["scores"].items())
-    print(f"validation accuracy: {scores}, mean {score(about['mean'])}")
+    units = Units(about["scores"])
+    scores = ", ".join(f"{p} {units.value(p, v)}" for p, v in about["scores"].items())
+    print(f"validation scores: {scores}, mean {score(about['mean'])}")
     if "latency_us" in about:
         source = history.run.objectives["latency"]["source"]
         print(f"latency: {microseconds(about['latency_us'])} us ({source})")

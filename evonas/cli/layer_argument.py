@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evonas.cli.values import shape as read_shape
-from evonas.errors import unknown_name
+from evonas.errors import UsageError, unknown_name
 from evonas.graph.cost import resolve_groups
-from evonas.layers.layer import Layer, resolve_layer
+from evonas.layers import ZOO, AssembledLayer, Layer, resolve_candidate, resolve_layer
 from evonas.run.session import load_all_plugins
 
 #: What --layout takes -> layout and memory order.
@@ -29,11 +29,23 @@ def read_layer(target: str, candidate: str | None, plugins: Sequence[str], runs:
 
     load_all_plugins(describe_plugins(plugins))
     if candidate is None and not _is_run(target):
-        return resolve_layer(target)
+        found = resolve_layer(target) if target.strip() in ZOO else resolve_candidate(target)
+        return _one(found)
     from evonas.cli.history import History
     from evonas.run.run import Run
 
-    return History(Run(target, runs), candidate or "best").layer()
+    return _one(History(Run(target, runs), candidate or "best").layer())
+
+
+def _one(found: Layer | AssembledLayer) -> Layer:
+    """The layer, if it is one; an assembly has several, and the verb is about one."""
+    if isinstance(found, Layer):
+        return found
+    parts = found.parts
+    raise UsageError(
+        f"{found.formula!r} has a layer for each of {', '.join(parts)}; this verb takes one layer",
+        hint=f"give one of them by its formula: {', '.join(repr(one.formula) for one in parts.values())}",
+    )
 
 
 def _is_run(target: str) -> bool:

@@ -45,7 +45,8 @@ def _spaces() -> tuple[Rows, list[str]]:
         rows.append(
             {"name": name, "layout": about["layout"], "nodes": made.nodes, "inputs": about["inputs"],
              "operations": about["operations"], "options": about["options"],
-             "summary": search_spaces.summary(name), "size": f"{len(about['operations'])} operations"}
+             "slots": list(made.groups), "summary": search_spaces.summary(name),
+             "size": f"{len(about['operations'])} operations"}
         )  # fmt: skip
     return rows, ["name", "layout", "nodes", "size", "summary"]
 
@@ -69,11 +70,15 @@ def _proxies() -> tuple[Rows, list[str]]:
     for name in proxies.names():
         specs = {scale: found[name].to_dict() for scale, found in proxies.SCALES.items() if name in found}
         tiny = specs.get("tiny")
-        words = f"{tiny['steps']} steps of {tiny['batch']} images" if tiny else "its own"
+        kind = proxies.kind(name)
+        what = f"windows of {tiny['sequence']} tokens" if tiny and kind == "text" else "images"
+        words = f"{tiny['steps']} steps of {tiny['batch']} {what}" if tiny else "its own"
         origin = "evonas" if specs else "plug-in"
         scales = ", ".join(specs) or "its own"
-        rows.append({"name": name, "scales": scales, "tiny": words, "origin": origin, "specs": specs})
-    return rows, ["name", "scales", "tiny", "origin"]
+        rows.append(
+            {"name": name, "scales": scales, "kind": kind, "tiny": words, "origin": origin, "specs": specs}
+        )
+    return rows, ["name", "kind", "scales", "tiny", "origin"]
 
 
 def _layers() -> tuple[Rows, list[str]]:
@@ -89,8 +94,16 @@ def _data() -> tuple[Rows, list[str]]:
     rows: Rows = []
     for name in data.names():
         words = _DATA.get(name, "plug-in")
-        rows.append({"name": name, "default": name == data.DEFAULT, "needs": words})
-    return rows, ["name", "needs"]
+        defaults = [kind for kind, default in data.DEFAULTS.items() if name == default]
+        rows.append(
+            {
+                "name": name,
+                "default": name == data.DEFAULT,
+                "default_for": ", ".join(defaults),
+                "needs": words,
+            }
+        )
+    return rows, ["name", "default_for", "needs"]
 
 
 _DATA = {
@@ -98,6 +111,8 @@ _DATA = {
     "cifar10": "--data-path: the folder or archive of the official binary version",
     "cifar100": "--data-path: the folder or archive of the official binary version",
     "image_folder": "--data-path: a folder with one sub-folder of images per class",
+    "sotu_moby": "nothing: embedded, 4.8 MB of English text: State of the Union addresses and Moby-Dick",
+    "text_file": "--data-path: any file, read as bytes",
 }
 
 

@@ -7,9 +7,10 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from evonas.cli.output import console, is_live, score, seconds
+from evonas.cli.output import console, is_live
 from evonas.cli.progress import Progress
 from evonas.run.schema import Event
+from evonas.run.wording import score, seconds
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -73,7 +74,7 @@ class Watch:
             return None
         worked = sum(self.progress.work.values()) - self._work_before
         # where evaluations cost next to nothing, it is their number that takes time
-        count = sum(self.progress.planned()) * span / done
+        count = (sum(self.progress.planned()) + self.progress.sweeps_left()) * span / done
         left = work * span / worked if worked > _BUSY * span else count
         if self._limit[0]:
             left = min(left, max(0.0, self._limit[0] - self._limit[1]))
@@ -84,7 +85,7 @@ class Watch:
         p = self.progress
         parts = [f"[{_clock(self.elapsed)}] {p.phase}"]
         if p.phase == "rerank":
-            parts.append(f"{p.replicates} of {p.replicates + p.planned()[1]} trainings")
+            parts.append(p.reranking())
         else:
             counts = ", ".join(f"{arm} {p.finished[arm]}/{p.budget}" for arm in p.arms)
             parts.append(f"baselines {p.finished['baseline']}/{p.baselines}, {counts} evaluated")
@@ -176,7 +177,7 @@ def picture(progress: Progress, head: str, height: int = 40) -> RenderableType:
     funnel = funnel_table(progress.funnel)
     room = max(3, height - funnel.row_count - 14)
     rows = [r.to_dict(progress.proxies) for r in progress.front()]
-    title = f"Front ({len(rows)}), validation accuracy"
+    title = f"Front ({len(rows)}), validation scores"
     front = score_table(title, rows[:room], progress.proxies, progress.latency_source)
     parts: list[Any] = [Text(head), funnel, front]
     baseline = progress.best("baseline")

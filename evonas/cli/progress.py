@@ -11,6 +11,7 @@ from typing import Any
 from evonas.run.funnel_table import FunnelTable
 from evonas.run.objectives import latency_source, vector
 from evonas.run.schema import Event
+from evonas.run.sweeps import ORIGIN
 
 ARMS = ("search", "control")
 
@@ -68,7 +69,11 @@ class Progress:
         self.names: dict[int, str] = {}
         self.flights: dict[int, tuple[str, str]] = {}
         self._latencies: dict[int, float] = {}
-        self.lost = self.resumes = self.replicates = 0
+        self.lost = self.resumes = self.replicates = self.sweeps = 0
+        self._sweeping: set[int] = set()
+        #: trainings on every proxy that a sweep is, and that a replicate is.
+        self.sweep_size = len(self.rerank.get("lr_factors", ()))
+        self.replicate_size = 1 + sum(share < 1 for share in self.rerank.get("data_shares", ()))
         self.exhausted: set[str] = set()
         self.finalists: int | None = None
         self.ranking: list[dict[str, Any]] = []
@@ -102,6 +107,8 @@ class Progress:
         self.dispatched[arm] += 1
         self.flights[event.candidate] = (arm, str(event.formula))
         self._note_latency(event)
+        if event.origin == ORIGIN:
+            self._sweeping.add(event.candidate)
         if arm == "baseline":
             self.names[event.candidate] = str(event.details().get("name", event.formula))
 
@@ -115,7 +122,10 @@ class Progress:
         kind = "rerank" if arm == "rerank" else "funnel"
         self.work[kind] += event.seconds or 0.0
         if arm == "rerank":
-            self.replicates += 1
+            swept = event.candidate in self._sweeping
+            self._sweeping.discard(event.candidate)
+            self.sweeps += swept
+            self.replicates += not swept
             return
         if arm != "baseline":
             self.outcomes[str(event.outcome)] += 1
@@ -152,7 +162,7 @@ class Progress:
         if more is not None and more > self.budget:
             self.budget = int(more)
             self.finalists, self.ranking, self.ended = None, [], False
-            self.replicates = self.finished["rerank"] = self.dispatched["rerank"] = 0
+            self.replicates = self.sweeps = self.finished["rerank"] = self.dispatched["rerank"] = 0
             self.exhausted.clear()
 
     def _on_rerank_planned(self, event: Event) -> None:
@@ -196,7 +206,7 @@ class Progress:
         return sum(self.finished.values())
 
     def planned(self) -> tuple[int, int]:
-        """(evaluations of the search that are still to come back, trainings of the re-ranking likewise)."""
+        """(evaluations of the search that are still to come back, replicates of the re-ranking likewise)."""
         if self.ended:
             return 0, 0
         funnel = self.baselines - self.finished["baseline"]
@@ -204,13 +214,20 @@ class Progress:
             open_arm = arm not in self.exhausted and self.stopping is None and self.finalists is None
             goal = self.budget if open_arm else self.dispatched[arm]
             funnel += max(0, goal - self.finished[arm])
-        seeds = int(self.rerank.get("seeds", 0))
-        if self.finalists is None:
-            expected = int(self.rerank.get("top", 0)) + self.baselines
-            expected += int(self.rerank.get("control_top", 0)) if len(self.arms) > 1 else 0
-        else:
-            expected = self.finalists
-        return max(0, funnel), max(0, expected * seeds - self.replicates)
+        return max(0, funnel), max(0, self._finalists() * int(self.rerank.get("seeds", 0)) - self.replicates)
+
+    def _finalists(self) -> int:
+        """How many there are, or are expected."""
+        if self.finalists is not None:
+            return self.finalists
+        expected = int(self.rerank.get("top", 0)) + self.baselines
+        return expected + (int(self.rerank.get("control_top", 0)) if len(self.arms) > 1 else 0)
+
+    def sweeps_left(self) -> int:
+        """Sweeps of the learning rate that are still to come back."""
+        if self.ended or not self.sweep_size or not self.rerank.get("seeds", 0):
+            return 0
+        return max(0, self._finalists() - self.sweeps)
 
     def work_left(self) -> float | None:
         """Seconds of one slot that are still to be worked, None before anything came back.
@@ -218,17 +235,22 @@ class Progress:
         An evaluation is expected to take the mean so far, a training of the re-ranking ``rerank.budget`` times
         what a candidate takes that is trained on every proxy.
         """
-        done = self.evaluations() - self.replicates
+        done = self.evaluations() - self.replicates - self.sweeps
         if not done:
             return None
         funnel, rerank = self.planned()
         each = self.work["funnel"] / done
         full = fmean(self.full) if self.full else each
-        if self.replicates:
-            final = self.work["rerank"] / self.replicates
-        else:
-            final = full * float(self.rerank.get("budget", 1.0))
-        return funnel * each + rerank * final
+        trained = self.replicates * self.replicate_size + self.sweeps * self.sweep_size
+        final = self.work["rerank"] / trained if trained else full * float(self.rerank.get("budget", 1.0))
+        return funnel * each + (rerank * self.replicate_size + self.sweeps_left() * self.sweep_size) * final
+
+    def reranking(self) -> str:
+        """How far the re-ranking is, in words."""
+        text = f"{self.replicates} of {self.replicates + self.planned()[1]} trainings"
+        if not self.sweep_size:
+            return text
+        return f"{self.sweeps} of {self.sweeps + self.sweeps_left()} learning-rate sweeps, {text}"
 
     def state(self) -> dict[str, Any]:
         """The counters as plain values, for JSON documents."""
@@ -252,7 +274,8 @@ class Progress:
             "attempts_lost": self.lost,
             "resumes": self.resumes,
             "evaluations_left": funnel,
-            "rerank": {"finalists": self.finalists, "finished": self.replicates, "left": rerank},
+            "rerank": {"finalists": self.finalists, "finished": self.replicates, "left": rerank}
+            | ({"sweeps": {"finished": self.sweeps, "left": self.sweeps_left()}} if self.sweep_size else {}),
             "work_seconds": sum(self.work.values()),
         }
 

@@ -6,11 +6,15 @@ from typing import Annotated
 
 import typer
 
+from evonas.cli import completion
 from evonas.cli.options import Json, Plugin, RunArgument, Runs
 
 
 def status(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Without it, all runs.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", help="Without it, all runs.", autocompletion=completion.runs),
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Keep the picture up to date until it ends.")
     ] = False,
@@ -46,7 +50,11 @@ def top(
 def show(
     layer: Annotated[
         str,
-        typer.Argument(metavar="LAYER", help="A name, a formula, a file; or a run, with the id behind it."),
+        typer.Argument(
+            metavar="LAYER",
+            help="A name, a formula, a file; or a run, with the id behind it.",
+            autocompletion=completion.layers,
+        ),
     ],
     candidate: Annotated[
         str | None, typer.Argument(metavar="[ID]", help='A candidate of the run, or "best".')

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from evonas.cli import completion
 from evonas.cli.options import (
     Address,
     AllowChange,
@@ -15,10 +16,12 @@ from evonas.cli.options import (
     Json,
     MaxTime,
     Plugin,
+    Proxies,
     Quiet,
     RunArgument,
     Runs,
     Sets,
+    Space,
     Workers,
 )
 
@@ -26,30 +29,42 @@ Text = Annotated[str | None, typer.Option(metavar="NAME")]
 
 
 def search(
-    space: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Search space. [default: norm_act]")
-    ] = None,
+    space: Space = None,
     workers: Workers = None,
     candidates: Candidates = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Drawn and printed if not given.")] = None,
-    strategy: Annotated[str | None, typer.Option(metavar="NAME", help="ageing, nsga2 or random.")] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="ageing, nsga2 or random.", autocompletion=completion.strategies),
+    ] = None,
     control: Annotated[
         str | None, typer.Option(metavar="NAME", help="Strategy of the control arm, random or none.")
     ] = None,
-    proxies: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Proxies to train on, separated by commas.")
-    ] = None,
+    proxies: Proxies = None,
     objectives: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="accuracy, or accuracy,latency. [default: accuracy]"),
+        typer.Option(
+            metavar="A,B",
+            help="accuracy, or accuracy,latency. [default: accuracy]",
+            autocompletion=completion.objectives,
+        ),
     ] = None,
-    scale: Annotated[str | None, typer.Option(metavar="NAME", help="tiny, small or paper.")] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="tiny, small or paper.", autocompletion=completion.scales),
+    ] = None,
     data: Annotated[str | None, typer.Option(metavar="NAME", help="Data set.")] = None,
     data_path: Annotated[str | None, typer.Option(metavar="DIR", help="Its folder.")] = None,
     device: Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda or cuda:0.")] = None,
     kernels: Annotated[
         str | None,
         typer.Option(metavar="WHEN", help="Train on generated kernels: auto, on or off. [default: auto]"),
+    ] = None,
+    parametrization: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND", help="How rates and scales follow the width: standard or mup. [default: standard]"
+        ),
     ] = None,
     max_time: MaxTime = None,
     backend: Backend = None,
@@ -64,7 +79,9 @@ def search(
         list[str] | None,
         typer.Option(metavar="FORMULA", help="A layer that the search begins with; several times."),
     ] = None,
-    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with this run.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with this run.", autocompletion=completion.runs)
+    ] = None,
     allow_change: AllowChange = False,
     no_rerank: Annotated[bool, typer.Option("--no-rerank", help="No re-ranking on fresh seeds.")] = False,
     dry_run: Annotated[
@@ -95,6 +112,7 @@ def search(
             "evaluation.data_path": data_path,
             "evaluation.device": device,
             "evaluation.kernels": kernels,
+            "evaluation.parametrization": parametrization,
             "workers.count": workers,
             "workers.backend": backend,
             "workers.address": address,

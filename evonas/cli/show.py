@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from evonas.cli.drawing import draw, nodes
 from evonas.cli.history import History, print_history
-from evonas.cli.output import document, emit, size
+from evonas.cli.output import document, emit
 from evonas.cli.values import shape as read_shape
 from evonas.graph import fingerprint
 from evonas.graph.fingerprint import TOLERANCE
-from evonas.layers.layer import Layer, named_layer, resolve_layer
+from evonas.graph.layout import get_layout
+from evonas.graph.slots import expand
+from evonas.layers.assembled import AssembledLayer, resolve_candidate
+from evonas.layers.layer import Layer, named_layer
 from evonas.layers.zoo import ZOO
 from evonas.run.run import Run
 from evonas.run.session import load_all_plugins
+from evonas.run.wording import size
 
 _WORDS = {
     "batch_independent": ("independent of the batch", "depends on the other samples of the batch"),
@@ -52,15 +56,18 @@ def show(
         history = History(Run(target, runs), candidate or "best")
         layer = history.layer()
     else:
-        layer = resolve_layer(target)
+        layer = named_layer(target.strip()) if target.strip() in ZOO else resolve_candidate(target)
     sizes = read_shape(shape or ("1,64,56,56" if layer.layout == "nchw" else "1,128,64"), layer.layout)
-    content = describe(layer, sizes)
+    content = describe(layer, sizes) if isinstance(layer, Layer) else describe_assembly(layer, sizes)
     if history is not None:
         content["history"] = history.content()
     if json:
         document("show", content)
         return 0
-    _print(layer, content)
+    if isinstance(layer, Layer):
+        _print(layer, content)
+    else:
+        _print_assembly(layer, content)
     if history is not None:
         print_history(history)
     return 0
@@ -90,12 +97,57 @@ def describe(layer: Layer, sizes: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
+def describe_assembly(made: AssembledLayer, sizes: tuple[int, ...]) -> dict[str, Any]:
+    """Plain values of the JSON document; ``parts`` has the layer of every group of slots."""
+    return {
+        "name": made.name,
+        "formula": made.formula,
+        "canonical": str(made.canonical),
+        "latex": made.latex,
+        "digest": made.digest,
+        "layout": made.layout,
+        "source": made.source or None,
+        "parts": {
+            group: {"affine": part.affine, **describe(part, sizes)} for group, part in made.parts.items()
+        },
+    }
+
+
 def same_as(layer: Layer) -> list[str]:
     """Names of the layers of the zoo that are the same function as far as the probes can tell."""
-    if layer.layout != "nchw":
-        return []
-    mine = fingerprint(layer.graph)
-    return [n for n in ZOO if fingerprint(named_layer(n).graph).distance(mine) <= TOLERANCE]
+    axes = set(get_layout(layer.layout).axes)
+    mine = fingerprint(layer.graph, layer.layout)
+    known = {n: named_layer(n).graph for n in ZOO}
+    return [
+        name
+        for name, graph in known.items()
+        if all(axes.issuperset(index) for index in graph.index_sets)
+        and fingerprint(graph, layer.layout).distance(mine) <= TOLERANCE
+    ]
+
+
+def _trainable(layer: Layer, properties: dict[str, Any]) -> str:
+    channels = [*properties["vectors"], *(["affine"] if layer.affine else [])]
+    words = [f"{', '.join(names)} per {what}"
+             for names, what in ((channels, "channel"), (properties["scalars"], "layer")) if names]  # fmt: skip
+    return "; ".join(words) or "nothing"
+
+
+def _print_assembly(made: AssembledLayer, content: dict[str, Any]) -> None:
+    lines = [
+        ("assembly", made.name if made.name != "layer" else None),
+        ("source", content["source"]),
+        ("formula", content["formula"]),
+        ("LaTeX", content["latex"]),
+        ("digest", content["digest"]),
+    ]
+    for name, value in lines:
+        if value is not None:
+            print(f"{name:<11} {value}")
+    for group, part in made.parts.items():
+        slots = expand(group)
+        print(f"\n{group}" + (f": {', '.join(slots)}" if (group,) != slots else ""))
+        _print(replace(part, name="layer"), content["parts"][group])
 
 
 def _print(layer: Layer, content: dict[str, Any]) -> None:
@@ -112,7 +164,7 @@ def _print(layer: Layer, content: dict[str, Any]) -> None:
         ("same as", ", ".join(n for n in content["same_as"] if n != layer.name) or None),
         ("properties", "; ".join(w for w in words if w)),
         ("statistics", ", ".join(indices) or "none"),
-        ("trainable", ", ".join([*properties["vectors"], "affine"]) + " per channel"),
+        ("trainable", _trainable(layer, properties)),
         ("structure", f"{properties['operations']} operations, depth {properties['depth']}"),
         ("cost", f"{cost['flops']:,} operations on {'x'.join(map(str, cost['shape']))} float32, "
                  f"{size(cost['bytes_fused'])} moved if fused, {size(cost['bytes_eager'])} if not, "

@@ -8,16 +8,17 @@ from datetime import datetime, timezone
 from typing import Any
 
 from evonas.cli.closing import next_commands
-from evonas.cli.output import console, document, emit, is_live, seconds, table
+from evonas.cli.output import console, document, emit, is_live, table
 from evonas.cli.panel import INTERVAL, picture
 from evonas.cli.progress import Progress
-from evonas.cli.tables import funnel_table, ranking_table, score_table
+from evonas.cli.tables import funnel_table, ranking_tables, score_table
 from evonas.errors import EvonasError
 from evonas.run.directory import list_runs
 from evonas.run.lock import lock_holder
 from evonas.run.run import Run
 from evonas.run.schema import batch_events
 from evonas.run.segments import LogState, segment_paths, walk
+from evonas.run.wording import seconds
 
 _SHOWN = 8
 
@@ -51,7 +52,7 @@ class Look:
         baselines = f"baselines {p.finished['baseline']}/{p.baselines}"
         text = f"{self.status}; {p.phase}; {baselines}, {counts} evaluated; {len(p.flights)} in flight"
         if p.finalists is not None:
-            text += f"; re-ranking {p.replicates} of {p.replicates + p.planned()[1]} trainings"
+            text += f"; re-ranking {p.reranking()}"
         return text
 
     def content(self) -> dict[str, Any]:
@@ -126,10 +127,10 @@ def show_status(spec: str, root: str, *, json: bool) -> int:
           + (f", {look.torn_bytes} bytes of a torn tail" if look.torn_bytes else ""))  # fmt: skip
     front = [r.to_dict(p.proxies) for r in p.front()]
     if front:
-        title = f"Front ({len(front)}), validation accuracy"
+        title = f"Front ({len(front)}), validation scores"
         emit("", score_table(title, front[:_SHOWN], p.proxies, p.latency_source))
     if p.ranking:
-        emit(ranking_table(p.ranking, p.proxies))
+        emit(*ranking_tables(p.ranking, p.proxies))
     if p.funnel.stages:
         emit(funnel_table(p.funnel))
     print("next", *(f"  {command}" for command in next_commands(look.run, bool(front))), sep="\n")

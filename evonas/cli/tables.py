@@ -5,50 +5,101 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evonas.cli.output import microseconds, score, seconds, spread, table
+from evonas.cli.output import table
+from evonas.run.units import Units
+from evonas.run.wording import microseconds, score, seconds, spread
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from evonas.run.funnel_table import FunnelTable
 
-_CHEAP = ("structural", "duplicate", "probe")
+_CHEAP = ("structural", "duplicate", "probe", "causal")
 
 
 def score_table(
     title: str, rows: Iterable[Mapping[str, Any]], proxies: Sequence[str], latency: str | None = None
 ) -> Table:
-    """Candidates with their validation accuracies; ``rows`` as ``Run.scored`` gives them.
+    """Candidates with their validation scores; ``rows`` as ``Run.scored`` gives them.
 
     latency: where latencies come from, in words, if they are an objective: then they are a column.
     """
+    units = Units(proxies)
     lines = [
-        (r["candidate"], *[score(r["scores"].get(p)) for p in proxies], score(r["mean"]),
+        (r["candidate"], *[units.value(p, r["scores"].get(p)) for p in proxies], score(r["mean"]),
          *([microseconds(r.get("latency_us"))] if latency else []), r["formula"])
         for r in rows
     ]  # fmt: skip
-    numbers = ["id", *proxies, "mean", *(["latency us"] if latency else [])]
+    numbers = ["id", *map(units.column, proxies), "mean", *(["latency us"] if latency else [])]
     title += f"; latency: {latency}" if latency else ""
     return table(title, [*numbers, "formula"], lines, right=numbers, fold=["formula"])
 
 
 def ranking_table(ranking: Sequence[Mapping[str, Any]], proxies: Sequence[str]) -> Table:
-    """The re-ranking: held-out accuracy, mean ± standard deviation over fresh seeds."""
+    """The re-ranking: held-out scores, mean ± standard deviation over fresh seeds."""
     lines = []
+    units = Units(proxies)
     timed = any("latency_us" in row for row in ranking)
     for row in ranking:
         versus = row["versus"]
         difference = "" if versus is None else spread(versus["mean"], versus["std"], sign=True)
-        cells = [spread(*row["per_proxy"].get(p, (None, None))) for p in proxies]
+        cells = [units.spread(p, *row["per_proxy"].get(p, (None, None))) for p in proxies]
         cells += [microseconds(row.get("latency_us"))] if timed else []
         lines.append(
             (row["name"], row["n"], spread(row["mean"], row["std"]), difference, *cells, row["formula"])
         )
     best = next((r["versus"]["name"] for r in ranking if r["versus"]), None)
     against = f"vs {best}" if best else "vs baseline"
-    columns = ["layer", "n", "mean", against, *proxies, *(["latency us"] if timed else []), "formula"]
-    title = "Re-ranking: held-out accuracy on fresh seeds, mean ± standard deviation"
+    columns = ["layer", "n", "mean", against, *map(units.column, proxies)]
+    columns += [*(["latency us"] if timed else []), "formula"]
+    title = f"Re-ranking: held-out scores on fresh seeds, mean ± standard deviation. {units.note}".strip()
     return table(title, columns, lines, right=columns[1:-1], fold=["formula"])
+
+
+def sweep_table(ranking: Sequence[Mapping[str, Any]], proxies: Sequence[str]) -> Table | None:
+    """The learning-rate sweep beside the scores at every size of the data; None where there was neither.
+
+    Per proxy "factor (sensitivity)": the factor on the learning rate that was chosen, and the best minus the worst
+    validation score of the sweep.
+    """
+    swept = any("lr" in row for row in ranking)
+    shares = list(dict.fromkeys(share for row in ranking for share in row.get("data_shares", ())))
+    if not swept and not shares:
+        return None
+    lines = []
+    for row in ranking:
+        cells = [_swept(row, proxy) for proxy in proxies] if swept else []
+        parts = [row.get("data_shares", {}).get(share, {}) for share in shares]
+        cells += [spread(part.get("mean"), part.get("std")) for part in parts]
+        lines.append((row["name"], *cells, spread(row["mean"], row["std"]) if shares else ""))
+    columns = ["layer", *([f"lr {p}" for p in proxies] if swept else [])]
+    columns += [f"mean at {float(share):.3g} of the data" for share in shares]
+    title = []
+    if swept:
+        title.append("factor on the learning rate (best minus worst validation score of the sweep)")
+    if shares:
+        title.append("held-out mean by share of the training data")
+        columns.append("mean at all")
+    else:
+        lines = [line[:-1] for line in lines]
+    text = "; ".join(title)
+    return table(text[0].upper() + text[1:], columns, lines, right=columns[1:])
+
+
+def _swept(row: Mapping[str, Any], proxy: str) -> str:
+    if "lr" not in row:
+        return "-"
+    factor, found = f"{row['lr'][proxy]:.3g}", row["sensitivity"][proxy]
+    if found is None:
+        return f"{factor} (all diverged)" if row["sweep"][proxy] else f"{factor} (no sweep)"
+    lost = sum(score is None for _, score in row["sweep"][proxy])
+    return f"{factor} ({found:.3f}{f', {lost} diverged' if lost else ''})"
+
+
+def ranking_tables(ranking: Sequence[Mapping[str, Any]], proxies: Sequence[str]) -> list[Table]:
+    """The re-ranking, and its sweeps and sizes of the data where it had any."""
+    more = sweep_table(ranking, proxies)
+    return [ranking_table(ranking, proxies), *([more] if more is not None else [])]
 
 
 def funnel_table(funnel: FunnelTable, title: str = "Funnel") -> Table:
@@ -62,60 +113,3 @@ def funnel_table(funnel: FunnelTable, title: str = "Funnel") -> Table:
         lines.append((row["arm"], row["stage"], row["in"], row["rejected"], share, row["out"], spent, reason))
     columns = ["arm", "stage", "in", "rejected", "share", "out", "work time", "top reason"]
     return table(title, columns, lines, right=columns[2:7], fold=["top reason"])
-
-
-def verdict(ranking: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How the best layer found stands against plain ReLU, the best baseline and the control, in words.
-
-    "above" and "below" are said where the difference of the means is larger than its standard deviation: over
-    the seeds that both share where the ranking has it (the best baseline), else the two layers' own, combined.
-    Everything else is "within the spread". It describes these few trainings, it is not a test.
-    """
-    ranked = [r for r in ranking if r["mean"] is not None]
-    picked = sorted(
-        ranked, key=lambda r: not r.get("chosen", False)
-    )  # chosen on validation images, if any is
-    found = next((r for r in picked if r["arm"] == "search"), None)
-    if found is None:
-        return []
-    lines = [
-        f"Best layer found: {found['name']}, {spread(found['mean'], found['std'])} over {found['n']} seeds."
-    ]
-    baselines = [r for r in ranked if r["arm"] == "baseline"]
-    best = next((r for r in picked if r["arm"] == "baseline"), None)
-    relu = next((r for r in baselines if r["name"] == "relu"), None)
-    control = next((r for r in picked if r["arm"] == "control"), None)
-    if relu is not None:
-        words = "plain ReLU without norm" + (", which is the best baseline" if relu is best else "")
-        lines.append(f"  {_compare(found, relu)} {words}; {_proxies_above(found, relu)}.")
-    if best is not None and best is not relu:
-        lines.append(f"  {_compare(found, best)} the best baseline, {best['name']}.")
-    if control is not None:
-        lines.append(f"  {_compare(found, control)} random search (the control), {control['name']}.")
-    return lines
-
-
-def _compare(found: Mapping[str, Any], rival: Mapping[str, Any]) -> str:
-    difference = found["mean"] - rival["mean"]
-    paired = found["versus"]
-    if paired and paired["name"] == rival["name"] and paired["n"] == found["n"] and paired["std"] is not None:
-        return _placed(difference, paired["std"])
-    if found["std"] is None or rival["std"] is None:
-        side = "above" if difference > 0 else "below" if difference < 0 else "level with"
-        return f"{difference:+.3f}: {side} (one seed, no spread known)"
-    return _placed(difference, (found["std"] ** 2 + rival["std"] ** 2) ** 0.5)
-
-
-def _placed(difference: float, deviation: float) -> str:
-    words = "above" if difference > 0 else "below"
-    if abs(difference) <= deviation:
-        words = "within the spread of"
-    return f"{difference:+.3f} ± {deviation:.3f}: {words}"
-
-
-def _proxies_above(found: Mapping[str, Any], rival: Mapping[str, Any]) -> str:
-    pairs = [(found["per_proxy"][p][0], rival["per_proxy"][p][0]) for p in found["per_proxy"]]
-    above = sum(a is not None and b is not None and a > b for a, b in pairs)
-    if above == len(pairs):
-        return f"better on every proxy ({above} of {above})"
-    return f"better on {above} of {len(pairs)} proxies"

@@ -10,10 +10,11 @@ from typing import Any
 
 from evonas.cli.output import document, emit
 from evonas.cli.progress import Progress, read_progress
-from evonas.cli.tables import ranking_table, score_table, verdict
+from evonas.cli.tables import ranking_tables, score_table
 from evonas.errors import unknown_name
 from evonas.run.objectives import LATENCY
 from evonas.run.run import Run
+from evonas.run.verdict import verdict
 
 ARMS = ("search", "control", "baseline", "all")
 FORMATS = ("table", "json", "csv")
@@ -94,9 +95,9 @@ def _print(
     named = [
         {**r, "formula": f"{r['formula']}   ({r['name']})" if "name" in r else r["formula"]} for r in shown
     ]
-    emit(score_table(f"{what}{cut}; validation accuracy", named, run.proxies, latency))
+    emit(score_table(f"{what}{cut}; validation scores", named, run.proxies, latency))
     if ranking:
-        emit(ranking_table(ranking, run.proxies), *verdict(ranking))
+        emit(*ranking_tables(ranking, run.proxies), *verdict(ranking))
 
 
 def _write_csv(rows: Sequence[Mapping[str, Any]], proxies: Sequence[str], *, timed: bool) -> None:

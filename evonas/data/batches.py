@@ -28,6 +28,29 @@ def tensors(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
     return _TENSORS[key][1:]
 
 
+def shared(count: int, share: float, *, seed: int, needed: int = 1, what: str = "samples") -> Tensor | None:
+    """Which of ``count`` training samples a training sees that is given only a share of them.
+
+    The first round(share * count) of a permutation that ``seed`` fixes, as int64 indices; None for all of them. A
+    smaller share is part of a larger one, and every layer that trains with the same seed is given the same samples.
+
+    Raises UsageError for a share outside (0, 1] and for one that leaves fewer than ``needed`` samples.
+    """
+    if not 0 < share <= 1:
+        raise UsageError(f"the share of the training data is {share}, needed is a number above 0, at most 1")
+    if share == 1:
+        return None
+    left = round(share * count)
+    if left < needed:
+        raise UsageError(
+            f"{share:g} of {count} training {what} are {left}, needed are {needed}: a batch",
+            hint="take a larger share or a smaller batch",
+        )
+    return torch.randperm(count, generator=torch.Generator().manual_seed(derive_seed("data share", seed)))[
+        :left
+    ]
+
+
 class Normalise:
     """uint8 (N, C, H, W) -> float32: averaged over ``pool`` x ``pool`` pixels, minus mean, over std."""
 
@@ -58,9 +81,12 @@ class Batches:
         pool: int = 1,
         flip: bool = False,
         seed: int = 0,
+        share: float = 1.0,
         device: torch.device | str = "cpu",
     ) -> None:
         """``batch`` images a step, windows of ``crop`` x ``crop`` pixels before pooling.
+
+        ``share``: of the training images, that are seen at all; see ``shared``.
 
         Raises UsageError when the training part is smaller than a batch or an image than the crop.
         """
@@ -74,10 +100,13 @@ class Batches:
             raise UsageError(
                 f"data set {view.name!r} has images of {height}x{width}, needed is the crop {crop}x{crop}"
             )
+        self._shared = shared(
+            len(view.train), share, seed=seed, needed=batch, what=f"images of {view.name!r}"
+        )
         self.images, self.labels = tensors(view.train, self.device)
         self.normalise = Normalise(view, pool, self.device)
         self.batch, self.crop, self.flip, self.seed = batch, crop, flip, seed
-        self.per_epoch = len(view.train) // batch
+        self.per_epoch = (len(view.train) if self._shared is None else len(self._shared)) // batch
         self._room = (height - crop + 1, width - crop + 1)
         self._epoch = -1
         self._plan: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
@@ -85,9 +114,10 @@ class Batches:
     def _planned(self, epoch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if self._plan is None or self._epoch != epoch:
             generator = torch.Generator().manual_seed(derive_seed("data order", self.seed, epoch))
-            count = len(self.labels)
+            count = len(self.labels) if self._shared is None else len(self._shared)
+            order = torch.randperm(count, generator=generator)
             drawn = (
-                torch.randperm(count, generator=generator),
+                order if self._shared is None else self._shared[order],
                 torch.randint(self._room[0], (count,), generator=generator),
                 torch.randint(self._room[1], (count,), generator=generator),
                 torch.randint(2, (count,), generator=generator).bool(),

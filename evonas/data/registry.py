@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from evonas.data.text import RawText, TextData, split_text
 from evonas.data.types import Dataset, RawData, Split, checked_split
 from evonas.errors import DataError, PluginError, UsageError, unknown_name
 from evonas.plugins import check_registration, entry_point_names, load_entry_point, origin
 from evonas.rng import Draws
 
-Loader = Callable[..., RawData]
+Loader = Callable[..., RawData | RawText]
 
 #: the built-in data sets, imported when first asked for.
 _BUILTIN = {
@@ -22,15 +23,20 @@ _BUILTIN = {
     "cifar10": "evonas.data.cifar",
     "cifar100": "evonas.data.cifar",
     "image_folder": "evonas.data.folder",
+    "sotu_moby": "evonas.data.text_sets",
+    "text_file": "evonas.data.text_sets",
 }
 _LOADERS: dict[str, Loader] = {}
-_CACHE: dict[tuple[object, ...], tuple[Loader, Dataset]] = {}
+_CACHE: dict[tuple[object, ...], tuple[Loader, Dataset | TextData]] = {}
 ENTRY_POINTS = "evonas.datasets"
 DEFAULT = "fashion_mnist_small"
+DEFAULT_TEXT = "sotu_moby"
+#: what networks on images and language models are trained on if nothing else is named.
+DEFAULTS = {"image": DEFAULT, "text": DEFAULT_TEXT}
 
 
 def dataset(name: str) -> Callable[[Loader], Loader]:
-    """Register a loader ``f(path=None, **options) -> RawData`` under ``name``.
+    """Register a loader ``f(path=None, **options) -> RawData | RawText`` under ``name``.
 
     Raises PluginError for the name of a built-in data set, and for a name that another function has; the
     same function of the same module may be registered again.
@@ -74,13 +80,14 @@ def load(
     validation: float | None = None,
     seed: int = 0,
     **options: Any,
-) -> Dataset:
+) -> Dataset | TextData:
     """The data set ``name``, split into train, validation and held-out parts, cached per process.
 
-    ``path`` is the folder or archive of data sets that are not embedded. ``validation`` is the fraction
-    of the training images that scores candidates (None: the data set's own); the cut is stratified by
-    class and a function of ``seed`` alone. A held-out part that the source does not define is cut first
-    and does not depend on ``seed``. ``options`` go to the loader.
+    ``path`` is the file, folder or archive of data sets that are not embedded. ``validation`` is the fraction
+    of the training images, or documents, that scores candidates (None: the data set's own); the cut is stratified
+    by class, documents interleave, and it is a function of ``seed`` alone. A held-out part that the source does not
+    define is cut first and does not depend on ``seed``. ``options`` go to the loader. A loader that returns
+    ``RawText`` gives a ``TextData``, any other a ``Dataset``.
 
     Raises UsageError for an unknown name or option and DataError for data that cannot be trained on.
     """
@@ -95,7 +102,12 @@ def load(
             if "unexpected keyword" not in str(error):
                 raise
             raise UsageError(f"data set {name!r}: {error}") from error
-        _CACHE[key] = loader, _split(name, raw, validation, seed)
+        made: Dataset | TextData
+        if isinstance(raw, RawText):
+            made = split_text(name, raw, validation, seed)
+        else:
+            made = _split(name, raw, validation, seed)
+        _CACHE[key] = loader, made
     return _CACHE[key][1]
 
 

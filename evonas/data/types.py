@@ -46,6 +46,8 @@ class SearchView:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    kind = "image"
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
@@ -64,6 +66,8 @@ class Dataset:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    kind = "image"
 
     @property
     def shape(self) -> tuple[int, int, int]:

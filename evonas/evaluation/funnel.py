@@ -9,23 +9,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean
 from typing import Any, Protocol
 
 from torch import nn
 
-from evonas import data as data_sets
 from evonas import proxies
+from evonas.data import Dataset, TextData
 from evonas.errors import EvonasError, UsageError, unknown_name
 from evonas.evaluation.kernel_choice import DEFAULT
-from evonas.evaluation.kernel_use import make_kernels
+from evonas.evaluation.kernel_use import layout_of, make_kernels
 from evonas.evaluation.protocol import Outcome, StageReport, Task
 from evonas.evaluation.registry import evaluator
+from evonas.evaluation.sweep import Sweep
 from evonas.evolution.matter import can_still_matter
-from evonas.graph import Graph
-from evonas.layers import Layer
-from evonas.proxies import Proxy
+from evonas.layers import AssembledLayer, Layer, candidate_from
+from evonas.proxies import Proxy, data_of
 from evonas.proxies.screens import quality_test, stability_test
 from evonas.proxies.trainer import Trainer, configured_process
 
@@ -41,7 +42,7 @@ class Candidate:
     """One candidate on its way through the stages."""
 
     task: Task
-    layer: Layer
+    layer: Layer | AssembledLayer
     #: of ``GraphLayer``
     options: Mapping[str, Any]
     trainers: dict[str, Trainer] = field(default_factory=dict)
@@ -50,9 +51,12 @@ class Candidate:
     def __post_init__(self) -> None:
         self.outcome = Outcome(self.task.candidate, "scored", attempt=self.task.attempt)
 
-    def make_layer(self, channels: int) -> nn.Module:
-        """The layer on the eager reference."""
-        return self.layer.module(channels, backend="eager", **self.options)
+    def make_layer(
+        self, channels: int, slot: str | None = None, *, layout: str | None = None
+    ) -> nn.Module | None:
+        """The layer of a slot on the eager reference; None where the network keeps its own. ``layout``: what the
+        network's tensors have, by default the layer's."""
+        return self.layer.module(channels, slot=slot, layout=layout, backend="eager", **self.options)
 
     @property
     def rejected(self) -> bool:
@@ -88,8 +92,8 @@ class Hurdle:
     have left the loss of guessing. Most layers that fail the quality test have not moved by then."""
 
     name = "hurdle"
-    #: share of the quality test's steps, share of them that is averaged, share of log(classes) to be below
-    at, tail, below = 0.3, 1 / 3, 0.985
+    #: share of the quality test's steps, share of them that is averaged
+    at, tail = 0.3, 1 / 3
 
     def __init__(self, evaluator: ProxyEvaluator) -> None:
         self.evaluator = evaluator
@@ -100,7 +104,7 @@ class Hurdle:
         before = trainer.seconds
         steps = max(1, round(self.at * proxy.spec.quality_steps))
         trainer.run(steps)
-        needed = self.below * math.log(len(proxy.data.classes))
+        needed = trainer.problem.hurdle * trainer.problem.guess
         last = trainer.losses[-max(1, round(self.tail * steps)) :]
         loss = fmean(last) if last else math.inf
         reason = (
@@ -129,9 +133,10 @@ class Quality:
         for proxy in self.evaluator.proxies:
             trainer = self.evaluator.trainer(candidate, proxy)
             verdict = quality_test(trainer)
-            evidence = {k: v for k, v in asdict(verdict).items() if k not in ("passed", "reason", "seconds")}
             candidate.outcome.reports.append(
-                StageReport(self.name, verdict.passed, verdict.seconds, proxy.name, verdict.reason, evidence)
+                StageReport(
+                    self.name, verdict.passed, verdict.seconds, proxy.name, verdict.reason, verdict.evidence()
+                )
             )
             if not verdict.passed:
                 candidate.reject(self.name, f"{verdict.reason} on {proxy.name}")
@@ -148,9 +153,8 @@ class Stability:
 
     def run(self, candidate: Candidate) -> None:
         for proxy in self.evaluator.proxies:
-            verdict = stability_test(
-                proxy, candidate.make_layer, seed=candidate.task.seed, device=self.evaluator.device
-            )
+            make = partial(candidate.make_layer, layout=layout_of(proxy))
+            verdict = stability_test(proxy, make, seed=candidate.task.seed, device=self.evaluator.device)
             evidence = {"largest": verdict.largest, "step": verdict.step, "last": verdict.norms[-1]}
             candidate.outcome.reports.append(
                 StageReport(self.name, verdict.passed, verdict.seconds, proxy.name, verdict.reason, evidence)
@@ -187,7 +191,7 @@ class Training:
             before = trainer.seconds
             result = trainer.finish()
             evidence = {"score": result.score, "steps": result.steps, "first_loss": result.first_loss,
-                        "final_loss": result.final_loss}  # fmt: skip
+                        "final_loss": result.final_loss, **_bits(result.evidence)}  # fmt: skip
             reason = None
             if result.diverged_at is not None:
                 reason = "diverged"
@@ -202,7 +206,11 @@ class Training:
 
 
 class Final:
-    """Re-ranking: train on every proxy from a fresh seed and score on the *held-out* images."""
+    """Re-ranking: train on every proxy from a fresh seed and score on the *held-out* images.
+
+    Where the task names shares of the training data, the same training is repeated on each of them: as many steps,
+    fewer different samples. Reports of those have ``share`` in their evidence and are not among the scores.
+    """
 
     name = "rerank"
 
@@ -210,19 +218,34 @@ class Final:
         self.evaluator = evaluator
 
     def run(self, candidate: Candidate) -> None:
+        factors = candidate.task.lr or {}
         for proxy in self.evaluator.proxies:
-            trainer = self.evaluator.trainer(candidate, proxy)
-            if not self.evaluator.ready(candidate, trainer):
-                return
-            trainer.run()
-            started = time.perf_counter()
-            score = trainer.accuracy(self.evaluator.datasets[proxy.name].heldout)
-            seconds = trainer.seconds + time.perf_counter() - started
-            evidence = {"score": score, "validation": trainer.validate(), "diverged_at": trainer.diverged_at}
-            candidate.outcome.reports.append(
-                StageReport(self.name, trainer.diverged_at is None, seconds, proxy.name, None, evidence)
-            )
-            candidate.outcome.scores[proxy.name] = score
+            for share in (1.0, *candidate.task.data_shares):
+                trainer = self.evaluator.fresh_trainer(
+                    candidate, proxy, lr=factors.get(proxy.name, 1.0), share=share
+                )
+                if not self.evaluator.ready(candidate, trainer):
+                    return
+                trainer.run()
+                started = time.perf_counter()
+                found = trainer.scored(self.evaluator.datasets[proxy.name].heldout)
+                seconds = trainer.seconds + time.perf_counter() - started
+                evidence = {
+                    "score": found.value,
+                    "validation": trainer.validate(),
+                    "diverged_at": trainer.diverged_at,
+                    **_bits(found.evidence),
+                } | ({"share": share} if share < 1 else {})
+                candidate.outcome.reports.append(
+                    StageReport(self.name, trainer.diverged_at is None, seconds, proxy.name, None, evidence)
+                )
+                if share == 1:
+                    candidate.outcome.scores[proxy.name] = found.value
+
+
+def _bits(evidence: Mapping[str, float]) -> dict[str, float]:
+    """Bits per byte, where a score is made of them."""
+    return {k: v for k, v in evidence.items() if k == "bits_per_byte"}
 
 
 class ProxyEvaluator:
@@ -238,6 +261,7 @@ class ProxyEvaluator:
         device: cpu, cuda or cuda:<n>.
         latency: time every scored candidate's layer on the device, which must be a GPU and have nothing else to do.
         kernels: auto, on or off: see ``evonas.evaluation.kernel_choice``.
+        parametrization: standard or mup: see ``evonas.proxies.parametrization``.
 
     Raises:
         UsageError: a name or value that does not exist or fit.
@@ -259,11 +283,13 @@ class ProxyEvaluator:
         device: str = "cpu",
         latency: bool = False,
         kernels: str = DEFAULT,
+        parametrization: str = "standard",
     ) -> None:
+        self.parametrization = parametrization
         self.kernels = make_kernels(kernels, device)
         self.device = device
         self.latency = latency
-        self.datasets = {name: _data_of(name, data, data_path) for name in proxies}
+        self.datasets = {name: data_of(name, data, data_path) for name in proxies}
         self.proxies: list[Proxy] = _proxies(proxies, scale, self.datasets, changes)
         self.layer_options = dict({"groups": GROUPS[scale]} if scale in GROUPS else {}) | dict(layer or {})
         wanted = {"hurdle": hurdle, "quality": quality, "stability": stability, "training": True}
@@ -272,18 +298,25 @@ class ProxyEvaluator:
         self.modes: dict[str, list[Stage]] = {
             "funnel": [kernel, *(stage for stage in made if wanted[stage.name])],
             "train": [kernel, Training(self)],
+            "sweep": [kernel, Sweep(self)],
             "final": [kernel, Final(self)],
         }
 
     def trainer(self, candidate: Candidate, proxy: Proxy) -> Trainer:
         """The candidate's training on a proxy; stages continue where the one before stopped."""
         if proxy.name not in candidate.trainers:
-            task = candidate.task
-            make = self.kernels.maker(candidate, proxy)
-            candidate.trainers[proxy.name] = Trainer(
-                proxy, make, seed=task.seed, budget=task.budget, device=self.device
-            )
+            candidate.trainers[proxy.name] = self.fresh_trainer(candidate, proxy)
         return candidate.trainers[proxy.name]
+
+    def fresh_trainer(
+        self, candidate: Candidate, proxy: Proxy, *, lr: float = 1.0, share: float = 1.0
+    ) -> Trainer:
+        """A training from the task's seed. ``lr``: factor on the learning rate; ``share``: of the training data."""
+        task = candidate.task
+        return Trainer(
+            proxy, self.kernels.maker(candidate, proxy), seed=task.seed, budget=task.budget, lr_factor=lr,
+            share=share, parametrization=self.parametrization, device=self.device,
+        )  # fmt: skip
 
     def ready(self, candidate: Candidate, trainer: Trainer) -> bool:
         """Put kernels under what remains of a training; False if they are wrong and the candidate is rejected."""
@@ -301,7 +334,7 @@ class ProxyEvaluator:
         if task.mode not in self.modes:
             raise unknown_name("evaluation mode", task.mode, self.modes)
         started = time.perf_counter()
-        layer = Layer("candidate", Graph.parse(task.formula))
+        layer = candidate_from(task.formula, "candidate")
         candidate = Candidate(task, layer, self.layer_options)
         for stage in self.modes[task.mode]:
             stage.run(candidate)
@@ -312,42 +345,48 @@ class ProxyEvaluator:
         candidate.outcome.seconds = time.perf_counter() - started
         return candidate.outcome
 
-    def _time(self, layer: Layer, outcome: Outcome) -> None:
-        """The layer's own latency at the reference shapes, by its kernels; a layer without any runs eagerly."""
+    def _time(self, candidate: Layer | AssembledLayer, outcome: Outcome) -> None:
+        """The candidate's own latency at the reference shapes, by its kernels; a layer without any runs eagerly. Of an
+        assembly, the sum over its parts."""
         from evonas.kernels.latency import measured_latency
 
-        def made(backend: str) -> Callable[[int], nn.Module]:
-            return lambda channels: layer.module(channels, backend=backend, device=self.device)
+        layout = layout_of(self.proxies[0])
 
-        backend = "triton"
-        try:
-            measured = measured_latency(made(backend), layout=layer.layout, device=self.device)
-        except EvonasError:  # no lowering, or no triton
-            backend = "eager"
-            measured = measured_latency(made(backend), layout=layer.layout, device=self.device)
-        outcome.latency_us = measured.microseconds
-        outcome.latency_source = f"{measured.source}, {backend}"
+        def made(layer: Layer, backend: str) -> Callable[[int], nn.Module]:
+            return lambda channels: layer.module(channels, layout=layout, backend=backend, device=self.device)
 
-
-def _data_of(proxy: str, data: str | None, path: str | None) -> data_sets.Dataset:
-    """The data set that the settings name, else the proxy's own, else the default."""
-    return data_sets.load(data or proxies.data_name(proxy) or data_sets.DEFAULT, path=path)
+        total, sources = 0.0, dict[str, None]()
+        for layer in [candidate] if isinstance(candidate, Layer) else candidate.parts.values():
+            backend = "triton"
+            try:
+                measured = measured_latency(made(layer, backend), layout=layout, device=self.device)
+            except EvonasError:  # no lowering, or no triton
+                backend = "eager"
+                measured = measured_latency(made(layer, backend), layout=layout, device=self.device)
+            total += measured.microseconds
+            sources[f"{measured.source}, {backend}"] = None
+        outcome.latency_us = total
+        outcome.latency_source = "; ".join(sources)
 
 
 def _proxies(
-    names: Sequence[str], scale: str, data: Mapping[str, data_sets.Dataset], changes: Mapping[str, Any] | None
+    names: Sequence[str],
+    scale: str,
+    data: Mapping[str, Dataset | TextData],
+    changes: Mapping[str, Any] | None,
 ) -> list[Proxy]:
     if not names or len(set(names)) != len(names):
         raise UsageError(
             f"proxies {list(names)}: at least one, and each once", hint="--proxies resnet,mobilenet"
         )
-    return [proxies.get(name, scale=scale, data=data[name], **dict(changes or {})) for name in names]
+    changed = proxies.check_changes(changes or {}, scale, names)
+    return [proxies.get(name, scale=scale, data=data[name], **changed[name]) for name in names]
 
 
 def _preload(options: Mapping[str, Any]) -> None:
     """Data and modules that all slots share."""
     for name in options.get("proxies", ()):
-        _data_of(name, options.get("data"), options.get("data_path"))
+        data_of(name, options.get("data"), options.get("data_path"))
 
 
 @evaluator(

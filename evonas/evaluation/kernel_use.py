@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -21,7 +22,7 @@ from evonas.evaluation.kernel_choice import PAYS_FROM, choose
 from evonas.evaluation.protocol import Outcome, StageReport, Task
 from evonas.kernels.programs import LayerSpec
 from evonas.kernels.verify import SLACK, Check
-from evonas.layers import Layer
+from evonas.layers import AssembledLayer, Layer
 from evonas.layers.module import GraphLayer
 from evonas.proxies import Proxy
 from evonas.proxies.trainer import LayerInput, Trainer
@@ -34,11 +35,16 @@ class Candidate(Protocol):
     """What kernels need to know of a candidate."""
 
     task: Task
-    layer: Layer
+    layer: Layer | AssembledLayer
     options: Mapping[str, Any]
     outcome: Outcome
 
-    def make_layer(self, channels: int) -> nn.Module: ...
+    def make_layer(
+        self, channels: int, slot: str | None = None, *, layout: str | None = None
+    ) -> nn.Module | None: ...
+
+    @property
+    def rejected(self) -> bool: ...
 
     def reject(self, stage: str, reason: str) -> None: ...
 
@@ -55,9 +61,10 @@ class Eager:
     def before_training(self, candidate: Candidate, trainer: Trainer) -> None:
         """Before full training on a proxy."""
 
-    def maker(self, candidate: Candidate, proxy: Proxy) -> Callable[[int], nn.Module]:
-        """What makes the layers of the network that is trained on a proxy."""
-        return candidate.make_layer
+    def maker(self, candidate: Candidate, proxy: Proxy) -> Callable[..., Any]:
+        """What makes the layers of the network that is trained on a proxy: channels, and perhaps a slot -> module, or
+        None where the network keeps its own layer in the slot."""
+        return partial(candidate.make_layer, layout=layout_of(proxy))
 
 
 class GeneratedC(Eager):
@@ -75,11 +82,13 @@ class GeneratedC(Eager):
         self._broken: str | None = None
         self._tried = False
         self._candidate: Candidate | None = None
+        self._layouts: tuple[str, ...] = ()
         self._report = StageReport(STAGE, True, 0.0)
 
     def begin(self, candidate: Candidate, proxies: list[Proxy]) -> None:
         self._candidate = None
-        if not any(self._pays(candidate, proxy) for proxy in proxies):
+        self._layouts = tuple({layout_of(p): None for p in proxies if self._pays(candidate, p)})
+        if not self._layouts:
             return
         started = time.perf_counter()
         self._report = StageReport(STAGE, True, 0.0, evidence={"backend": "c"})
@@ -92,7 +101,7 @@ class GeneratedC(Eager):
     def before_validation(self, candidate: Candidate) -> None:
         if (
             candidate is not self._candidate
-            or not _over_batch(candidate)
+            or not candidate.layer.uses_batch
             or "validation" in self._report.evidence
         ):
             return
@@ -100,10 +109,15 @@ class GeneratedC(Eager):
         self._add(candidate, training=False)
         self._report.seconds += time.perf_counter() - started
 
-    def maker(self, candidate: Candidate, proxy: Proxy) -> Callable[[int], nn.Module]:
+    def maker(self, candidate: Candidate, proxy: Proxy) -> Callable[..., Any]:
         if candidate is not self._candidate or not self._pays(candidate, proxy):
-            return candidate.make_layer
-        return lambda channels: _in_c(candidate, channels)
+            return super().maker(candidate, proxy)
+
+        def make(channels: int, slot: str | None = None) -> nn.Module | None:
+            layer = candidate.layer.layer(slot)
+            return None if layer is None else _in_c(layer, layout_of(proxy), candidate.options, channels)
+
+        return make
 
     def _pays(self, candidate: Candidate, proxy: Proxy) -> bool:
         return self._always or round(proxy.spec.steps * candidate.task.budget) >= PAYS_FROM
@@ -123,26 +137,19 @@ class GeneratedC(Eager):
 
     def _add(self, candidate: Candidate, *, training: bool) -> None:
         """Compile and check the C of one mode; evidence says what came of it."""
-        from evonas.kernels.c_operator import kernels
-
-        evidence, check = self._report.evidence, None
-        broken, begun = self._usable(), time.perf_counter()
+        evidence = self._report.evidence
+        broken = self._usable()
         try:
             if broken is not None:
                 raise EnvironmentUnusable(broken)
-            kernels(replace(_spec_of(candidate), training=training))
-            evidence["compile_s"] = evidence.get("compile_s", 0.0) + time.perf_counter() - begun
-            evidence["kernels"] = evidence.get("kernels", 0) + 2
-            for channels in _channels(candidate):
-                # few positions, an odd number of them: all of it takes milliseconds
-                shape = (3, channels, 5, 3) if candidate.layer.layout == "nchw" else (3, 7, channels)
-                check = agreement(
-                    lambda channels: _in_c(candidate, channels, strict=True),
-                    lambda channels: _eager(candidate, channels),
-                    shape,
-                    training=training,
-                )
-                if check.failures:
+            for layer in candidate.layer.layers:
+                if not (training or layer.uses_batch):
+                    continue
+                for layout in self._layouts:
+                    check, shape = self._add_one(layer, layout, candidate.options, training)
+                    if not _judge(candidate, self._report, check, shape):
+                        break
+                if candidate.rejected:
                     break
         except Exception as error:
             why = _reason(error)
@@ -150,8 +157,29 @@ class GeneratedC(Eager):
             return
         if not training:
             evidence["validation"] = "c"
-        assert check is not None
-        _judge(candidate, self._report, check, shape)
+
+    def _add_one(
+        self, layer: Layer, layout: str, options: Mapping[str, Any], training: bool
+    ) -> tuple[Check, tuple[int, ...]]:
+        """Compile and check one layer in one layout: the first check that fails, or the last one."""
+        from evonas.kernels.c_operator import kernels
+
+        evidence, begun = self._report.evidence, time.perf_counter()
+        kernels(replace(_spec_of(layer, layout, options), training=training))
+        evidence["compile_s"] = evidence.get("compile_s", 0.0) + time.perf_counter() - begun
+        evidence["kernels"] = evidence.get("kernels", 0) + 2
+        for channels in _channels(options):
+            # few positions, an odd number of them: all of it takes milliseconds
+            shape = (3, channels, 5, 3) if layout == "nchw" else (3, 7, channels)
+            check = agreement(
+                partial(_in_c, layer, layout, options, strict=True),
+                partial(_eager, layer, layout, options),
+                shape,
+                training=training,
+            )
+            if check.failures:
+                break
+        return check, shape
 
 
 class Triton(Eager):
@@ -177,36 +205,41 @@ class Triton(Eager):
     def _prepare(self, candidate: Candidate, trainer: Trainer, report: StageReport) -> None:
         from evonas.layers.kernel_layer import KernelLayer
 
-        def make(channels: int) -> GraphLayer:
-            return KernelLayer.sharing(_eager(candidate, channels), strict=True)
-
+        layout, begun = layout_of(trainer.proxy), 0.0
+        evidence = report.evidence | {"kernels": 0, "compile_s": 0.0}
         given = trainer.layer_inputs()
-        make(given[0].shape[1])  # a graph that cannot be lowered is refused here
-        report.evidence["kernels"] = _count(candidate, given, self._device)
-        begun = time.perf_counter()
-        for one in given:
-            self._compile(make, one)
-        report.evidence["compile_s"] = time.perf_counter() - begun
-        by_channels = sorted((g for g in given if g.training), key=lambda g: g.shape[1])
-        for one in {by_channels[0]: None, by_channels[-1]: None}:
-            for training in (True, False) if _over_batch(candidate) else (True,):
-                check = agreement(
-                    make,
-                    lambda channels: _eager(candidate, channels),
-                    one.shape,
-                    device=self._device,
-                    memory=_memory(one),
-                    training=training,
-                )
-                if not _judge(candidate, report, check, one.shape):
-                    return
+        for layer in candidate.layer.layers:
+            eager = partial(_eager, layer, layout, candidate.options)
+
+            def make(channels: int, eager: Callable[[int], GraphLayer] = eager) -> GraphLayer:
+                return KernelLayer.sharing(eager(channels), strict=True)
+
+            mine = [one for one in given if one.formula in ("", layer.formula)]
+            if not mine:  # no place of this network has the layer
+                continue
+            make(_channels_of(mine[0].shape))  # a graph that cannot be lowered is refused here
+            spec = _spec_of(layer, layout, candidate.options)
+            evidence["kernels"] += _count(spec, eager, mine, self._device)
+            begun = time.perf_counter()
+            for one in mine:
+                self._compile(make, one)
+            evidence["compile_s"] += time.perf_counter() - begun
+            report.evidence |= evidence
+            by_channels = sorted((g for g in mine if g.training), key=lambda g: _channels_of(g.shape))
+            for one in {by_channels[0]: None, by_channels[-1]: None}:
+                for training in (True, False) if layer.uses_batch else (True,):
+                    check = agreement(
+                        make, eager, one.shape, device=self._device, memory=_memory(one), training=training
+                    )
+                    if not _judge(candidate, report, check, one.shape):
+                        return
         trainer.replace_layers(
             lambda site: KernelLayer.sharing(site) if isinstance(site, GraphLayer) else site
         )
 
     def _compile(self, make: Callable[[int], GraphLayer], one: LayerInput) -> None:
         """One pass over a tensor of zeros and ones, so that every kernel that training launches exists."""
-        layer = make(one.shape[1]).to(self._device).train(one.training)
+        layer = make(_channels_of(one.shape)).to(self._device).train(one.training)
         x = torch.ones(one.shape, device=self._device).contiguous(memory_format=_memory(one))
         x[..., ::2] = 0.0
         with torch.set_grad_enabled(one.training):
@@ -255,29 +288,36 @@ def _reason(error: Exception) -> str:
     return (error.message if isinstance(error, EvonasError) else f"{type(error).__name__}: {error}")[:300]
 
 
-def _channels(candidate: Candidate) -> tuple[int, int]:
+def _channels(options: Mapping[str, Any]) -> tuple[int, int]:
     """Channels that C is checked with: a multiple of its lanes, and not."""
-    size = candidate.options.get("group_size")
+    size = options.get("group_size")
     return (8, 20) if size is None else (size, 3 * size)
 
 
-def _over_batch(candidate: Candidate) -> bool:
-    return candidate.layer.graph.uses_batch
+def _channels_of(shape: tuple[int, ...]) -> int:
+    return shape[1] if len(shape) == 4 else shape[-1]
 
 
-def _eager(candidate: Candidate, channels: int) -> GraphLayer:
-    return candidate.layer.module(channels, backend="eager", **candidate.options)
+def layout_of(proxy: Proxy) -> str:
+    """What the layers of a proxy's network are given: nchw or btc."""
+    return getattr(proxy, "layout", "nchw")
 
 
-def _in_c(candidate: Candidate, channels: int, strict: bool = False) -> GraphLayer:
+def _eager(layer: Layer, layout: str, options: Mapping[str, Any], channels: int) -> GraphLayer:
+    return layer.module(channels, layout=layout, backend="eager", **options)
+
+
+def _in_c(
+    layer: Layer, layout: str, options: Mapping[str, Any], channels: int, strict: bool = False
+) -> GraphLayer:
     from evonas.layers.c_layer import CGraphLayer
 
-    layer = candidate.layer
-    return CGraphLayer(layer.graph, channels, layout=layer.layout, strict=strict, **candidate.options)
+    options = {"affine": layer.affine, **options}
+    return CGraphLayer(layer.graph, channels, layout=layout, strict=strict, **options)
 
 
-def _spec_of(candidate: Candidate) -> LayerSpec:
-    made = _eager(candidate, candidate.options.get("group_size", 1))
+def _spec_of(layer: Layer, layout: str, options: Mapping[str, Any]) -> LayerSpec:
+    made = _eager(layer, layout, options, options.get("group_size", 1))
     return LayerSpec(made.formula, made.layout.name, affine=made.weight is not None, eps=made.eps)
 
 
@@ -285,13 +325,15 @@ def _memory(given: LayerInput) -> torch.memory_format:
     return torch.channels_last if given.channels_last else torch.contiguous_format
 
 
-def _count(candidate: Candidate, given: list[LayerInput], device: torch.device) -> int:
+def _count(
+    spec: LayerSpec, eager: Callable[[int], GraphLayer], given: list[LayerInput], device: torch.device
+) -> int:
     """Different kernels that those tensors need: by source and by the constants that they are compiled with."""
     from evonas.kernels.runtime import executable, limits_for, maths_for
 
-    spec, found, over = _spec_of(candidate), set(), _over_batch(candidate)
+    found, over = set(), spec.graph.uses_batch
     for one in given:
-        groups = _eager(candidate, one.shape[1]).groups
+        groups = eager(_channels_of(one.shape)).groups
         memory = "channels_last" if one.channels_last else "contiguous"
         here = replace(spec, memory=memory, training=one.training or not over)
         for backward in (False, True) if one.training else (False,):
@@ -303,4 +345,4 @@ def _count(candidate: Candidate, given: list[LayerInput], device: torch.device) 
     return len(found)
 
 
-__all__ = ["DISAGREES", "STAGE", "Eager", "GeneratedC", "Triton", "make_kernels"]
+__all__ = ["DISAGREES", "STAGE", "Eager", "GeneratedC", "Triton", "layout_of", "make_kernels"]

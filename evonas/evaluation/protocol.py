@@ -27,7 +27,8 @@ class Task:
     attempt: int = 1
     arm: str = "search"
     seed: int = 0
-    #: "funnel" runs every stage, "train" only the training on every proxy (re-ranking).
+    #: "funnel" runs every stage, "train" only the training on every proxy, "sweep" one training for each of
+    #: ``lr_factors`` on every proxy, "final" the training for the re-ranking.
     mode: str = "funnel"
     #: multiplies the training steps of every proxy.
     budget: float = 1.0
@@ -35,9 +36,16 @@ class Task:
     bar: Mapping[str, Any] | None = None
     #: seconds from the moment a slot starts on it; the owner of the slot kills it afterwards.
     deadline_s: float = 600.0
+    #: proxy -> factor on its learning rate; 1 for a proxy that is not there.
+    lr: Mapping[str, float] | None = None
+    #: factors on the learning rate that a sweep tries, on every proxy by itself.
+    lr_factors: tuple[float, ...] = ()
+    #: shares of the training data on which a final training is repeated, besides that on all of them.
+    data_shares: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return {
+        """Plain values; what only the re-ranking has is left out where it is empty."""
+        values: dict[str, Any] = {
             "candidate": self.candidate,
             "formula": self.formula,
             "attempt": self.attempt,
@@ -48,10 +56,20 @@ class Task:
             "bar": None if self.bar is None else dict(self.bar),
             "deadline_s": self.deadline_s,
         }
+        if self.lr:
+            values["lr"] = dict(self.lr)
+        for name in ("lr_factors", "data_shares"):
+            if getattr(self, name):
+                values[name] = list(getattr(self, name))
+        return values
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Task:
-        return cls(**data)
+        values = dict(data)
+        for name in ("lr_factors", "data_shares"):
+            if name in values:
+                values[name] = tuple(values[name])
+        return cls(**values)
 
 
 @dataclass(slots=True)
@@ -68,7 +86,8 @@ class StageReport:
 
 @dataclass(slots=True)
 class Outcome:
-    """The answer to a task. ``scores`` maps proxy name to validation accuracy in [0, 1].
+    """The answer to a task. ``scores`` maps proxy name to validation score in [0, 1]: accuracy, or for
+    text 1 - bits per byte / 8, the share of the bits of a byte that the model saves.
 
     ``to_dict`` shares ``scores`` and the evidence of the reports with the outcome.
     """

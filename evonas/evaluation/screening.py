@@ -1,4 +1,5 @@
-"""The cheap stages, in the driver's process and in numpy: structural, duplicate, numeric probe.
+"""The cheap stages, in the driver's process and in numpy: structural, duplicate, numeric probe, and in causal spaces
+a test that no token sees later ones.
 
 The paper describes none of them (its rejection starts with training); they decide what is not worth a training
 step, so their rates are reported apart from the paper's quality and stability rates.
@@ -6,22 +7,25 @@ step, so their rates are reported apart from the paper's quality and stability r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from evonas import primitives
-from evonas.graph.execute import ArrayOps, backward, forward
-from evonas.graph.fingerprint import FingerprintIndex, Observation, make_probe, observe
+from evonas.graph.assembly import Assembly, default_affine
+from evonas.graph.causality import find_leak
+from evonas.graph.execute import ArrayOps, backward, forward, initial_leaves
+from evonas.graph.fingerprint import Fingerprint, FingerprintIndex, Observation, make_probe, observe
 from evonas.graph.graph import Graph
 from evonas.graph.layout import Layout, get_layout
+from evonas.graph.slots import group_name
 from evonas.rng import derive_seed
-from evonas.search_spaces import Space
+from evonas.search_spaces import AnySpace
 
 #: Names of the stages that this module runs, in order.
-STAGES = ("structural", "duplicate", "probe")
+STAGES = ("structural", "duplicate", "probe", "causal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +55,27 @@ class Verdict(NamedTuple):
     digest: bytes | None
     twin: int | None = None
     evidence: dict[str, Any] | None = None
-    observation: Observation | None = None
+    fingerprint: Fingerprint | None = None
 
 
 class Screen:
-    """The three stages with the memory of what one arm of a search has seen.
+    """The stages with the memory of what one arm of a search has seen.
+
+    Assemblies are structural rejects and duplicates as a whole. Every graph of theirs has to pass the probe: in places
+    of norms all of it, in that of an activation without the stack, since a norm stands before it. A reason of one part
+    names its group of slots.
 
     ``judge`` decides and remembers nothing; ``remember`` enters a judged genotype under its candidate id.
     """
 
-    def __init__(self, space: Space, options: ScreeningOptions | None = None) -> None:
+    def __init__(self, space: AnySpace, options: ScreeningOptions | None = None) -> None:
         self.space = space
         self.options = options or ScreeningOptions()
         self._probe = make_probe(space.layout.name)
         self._digests: dict[bytes, int] = {}
         self._index = FingerprintIndex()
+        self._seen: dict[Graph, Observation] = {}
+        self._probed: dict[tuple[Graph, bool], tuple[str | None, dict[str, Any]]] = {}
 
     def judge(self, genotype: bytes) -> Verdict:
         """Run the stages in order until one rejects."""
@@ -80,30 +90,77 @@ class Screen:
             return Verdict("structural", reason, digest)
         if not (self.options.fingerprint or self.options.probe):
             return Verdict(None, None, digest)
-        graph = self.space.graph(genotype)
-        seen = observe(graph, self._probe)
+        parts = _parts(self.space.graph(genotype))
+        seen = [self._observe(graph) for graph in parts.values()]
+        print_ = seen[0].fingerprint if len(seen) == 1 else Fingerprint.joined([s.fingerprint for s in seen])
         if self.options.fingerprint:
-            found = self._index.find(seen.fingerprint)
+            found = self._index.find(print_)
             if found is not None:
                 twin, distance = found
                 reason = f"same function as candidate {twin}"
-                return Verdict("duplicate", reason, digest, twin, {"distance": distance}, seen)
-        if self.options.probe:
-            reason, evidence = numeric_probe(graph, seen, self.space.layout, self.options)
-            if reason is not None:
-                return Verdict("probe", reason, digest, None, evidence, seen)
-        return Verdict(None, None, digest, None, None, seen)
+                return Verdict("duplicate", reason, digest, twin, {"distance": distance}, print_)
+        for (slots, graph), shown in zip(parts.items(), seen, strict=True):
+            where = f" in {group_name(slots)}" if len(parts) > 1 else ""
+            if self.options.probe:
+                reason, evidence = self._judged(graph, shown, default_affine(slots) or not slots)
+                if reason is not None:
+                    return Verdict("probe", reason + where, digest, None, evidence, print_)
+            leak = find_leak(graph) if self.space.causal else None
+            if leak is not None:
+                evidence = {"changed": leak.changed, "affected": leak.affected, "size": leak.size}
+                return Verdict(
+                    "causal", f"a token sees later ones{where}: {leak}", digest, None, evidence, print_
+                )
+        return Verdict(None, None, digest, None, None, print_)
+
+    def _observe(self, graph: Graph) -> Observation:
+        """Parts of assemblies come again and again: mutation changes one part of several."""
+        if len(self.space.groups) == 1:
+            return observe(graph, self._probe)
+        known = self._seen.get(graph)
+        if known is None:
+            known = observe(graph, self._probe)
+            self._keep(self._seen, graph, known)
+        return known
+
+    def _judged(self, graph: Graph, seen: Observation, stack: bool) -> tuple[str | None, dict[str, Any]]:
+        """What the numeric probe says of a graph, with the stack of layers or without."""
+        options = self.options if stack else replace(self.options, stack=0)
+        if len(self.space.groups) == 1:
+            return numeric_probe(graph, seen, self.space.layout, options)
+        known = self._probed.get((graph, stack))
+        if known is None:
+            known = numeric_probe(graph, seen, self.space.layout, options)
+            self._keep(self._probed, (graph, stack), known)
+        return known
+
+    @staticmethod
+    def _keep(table: dict[Any, Any], key: Any, value: Any) -> None:
+        if len(table) >= _KEPT:
+            table.clear()
+        table[key] = value
 
     def remember(self, genotype: bytes, verdict: Verdict, candidate: int) -> None:
         """Later candidates that equal this one are its duplicates. Structural rejects are not remembered."""
         if verdict.digest is None or verdict.stage == "structural":
             return
         self._digests.setdefault(verdict.digest, verdict.twin if verdict.twin is not None else candidate)
-        if verdict.twin is None and verdict.observation is not None and self.options.fingerprint:
-            self._index.add(verdict.observation.fingerprint, candidate)
+        if verdict.twin is None and verdict.fingerprint is not None and self.options.fingerprint:
+            self._index.add(verdict.fingerprint, candidate)
 
     def __len__(self) -> int:
         return len(self._digests)
+
+
+#: Graphs whose observations are kept.
+_KEPT = 4096
+
+
+def _parts(candidate: Graph | Assembly) -> dict[tuple[str, ...], Graph]:
+    """The graph of every part by its slots; of a graph alone, by none."""
+    if isinstance(candidate, Graph):
+        return {(): candidate}
+    return {part.slots: part.graph for part in candidate.parts}
 
 
 def numeric_probe(
@@ -149,7 +206,7 @@ def _mix(a: np.ndarray, mixing: np.ndarray, layout: Layout) -> np.ndarray:
 def stack_probe(graph: Graph, layout: Layout, options: ScreeningOptions) -> tuple[str | None, dict[str, Any]]:
     """Signal and gradient propagation through random 1x1 convolutions, each followed by the layer.
 
-    No affine, no skip connections, v0 and v1 as initialized. A layer without any normalizing effect passes with
+    No affine, no skip connections, parameters as initialized. A layer without any normalizing effect passes with
     He weights and explodes with larger ones, as its network does once training has moved the weights.
     """
     for gain in dict.fromkeys((1.0, options.stack_gain)):
@@ -164,13 +221,11 @@ def _propagate(
 ) -> tuple[str | None, dict[str, Any]]:
     x, g, mixings = _stack(layout.name, options.stack)
     ops = ArrayOps(primitives.numpy_namespace, layout)
-    vector = tuple(x.shape[p] if p in layout.channel_dims else 1 for p in range(x.ndim))
     channels_last = tuple(p for p in range(x.ndim) if p not in layout.channel_dims)
     tape = []
     with np.errstate(all="ignore"):
         for depth, mixing in enumerate(mixings, start=1):
-            leaves = {"x": gain * _mix(x, mixing, layout), "v0": np.zeros(vector), "v1": np.ones(vector)}
-            tape.append(forward(graph, leaves, ops))
+            tape.append(forward(graph, initial_leaves(gain * _mix(x, mixing, layout), layout), ops))
             x = np.broadcast_to(tape[-1][graph.output], x.shape)
             size = float(np.abs(x).max())
             if not size < options.stack_limit:

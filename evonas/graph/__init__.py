@@ -4,8 +4,10 @@ Nothing in here imports torch.
 """
 
 from evonas.graph.analysis import Properties, analyse
+from evonas.graph.assembly import Assembly, Part
 from evonas.graph.autodiff import differentiate
 from evonas.graph.canonical import Interner, canonical, digest
+from evonas.graph.causality import Leak, find_leak
 from evonas.graph.cost import Cost, cost, resolve_groups
 from evonas.graph.fingerprint import Fingerprint, FingerprintIndex, fingerprint, same_function
 from evonas.graph.formula import format_formula, parse_formula
@@ -18,6 +20,7 @@ __all__ = [
     "BTC",
     "LAYOUTS",
     "NCHW",
+    "Assembly",
     "Cost",
     "Fingerprint",
     "FingerprintIndex",
@@ -25,13 +28,16 @@ __all__ = [
     "GraphBuilder",
     "Interner",
     "Layout",
+    "Leak",
     "Node",
+    "Part",
     "Properties",
     "analyse",
     "canonical",
     "cost",
     "differentiate",
     "digest",
+    "find_leak",
     "fingerprint",
     "format_formula",
     "format_latex",

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from evonas import primitives
-from evonas.graph.execute import ArrayOps, backward, forward
-from evonas.graph.graph import VECTOR_LEAVES, Graph
+from evonas.graph.execute import ArrayOps, backward, forward, initial_leaves
+from evonas.graph.graph import SCALAR_LEAVES, VECTOR_LEAVES, Graph
 from evonas.graph.layout import IndexSet, Layout, get_layout
 from evonas.rng import derive_seed
 
@@ -26,7 +26,7 @@ _EXACT = 1e-9
 class Properties:
     """``*_invariant`` and ``batch_independent`` are test results, the rest is structure.
 
-    scale_invariant: f(10 x) = f(x) and f(0.1 x) = f(x) up to 1e-3 (v0, v1 as initialized).
+    scale_invariant: f(10 x) = f(x) and f(0.1 x) = f(x) up to 1e-3 (parameters as initialized).
     shift_invariant: f(x + 3) = f(x). batch_independent: a sample alone gives the same result as in a batch.
     bounded: |f| stays below 1e3 for inputs up to 1e4. finite: no NaN or Inf on inputs up to 1e4 in size.
     zero_preserving: f(0) = 0.
@@ -36,6 +36,7 @@ class Properties:
     index_sets: tuple[IndexSet, ...]
     uses_batch: bool
     vectors: tuple[str, ...]
+    scalars: tuple[str, ...]
     operations: int
     depth: int
     batch_independent: bool
@@ -48,12 +49,11 @@ class Properties:
 
 
 def evaluator(graph: Graph, layout: Layout) -> Callable[[np.ndarray], np.ndarray]:
-    """The layer without affine at initialization (v0 = 0, v1 = 1) as a function of x in the split view."""
+    """The layer without affine at initialization (v0 = s0 = 0, v1 = s1 = 1) as a function of x in the split view."""
     ops = ArrayOps(primitives.numpy_namespace, layout)
 
     def call(x: np.ndarray) -> np.ndarray:
-        vector = tuple(x.shape[p] if p in layout.channel_dims else 1 for p in range(x.ndim))
-        leaves = {"x": x, "v0": np.zeros(vector), "v1": np.ones(vector)}
+        leaves = initial_leaves(x, layout)
         with np.errstate(all="ignore"):
             return np.broadcast_to(forward(graph, leaves, ops)[graph.output], x.shape)
 
@@ -76,6 +76,8 @@ def depends_on_x(graph: Graph, layout: Layout) -> bool:
     vector = tuple(_SIZES[d] if d in ("g", "k") else 1 for d in layout.dims)
     ops = ArrayOps(primitives.numpy_namespace, layout)
     leaves = {"x": rng.normal(size=shape), "v0": rng.normal(size=vector), "v1": rng.normal(size=vector)}
+    scalar = (1,) * len(shape)
+    leaves |= {"s0": np.full(scalar, -0.7), "s1": np.full(scalar, 1.3)}
     with np.errstate(all="ignore"):
         values = forward(graph, leaves, ops)
         dx = backward(graph, values, rng.normal(size=shape), ops).get("x", np.zeros(1))
@@ -102,6 +104,7 @@ def analyse(graph: Graph, layout: str = "nchw") -> Properties:
         index_sets=tuple(sorted(graph.index_sets)),
         uses_batch=graph.uses_batch,
         vectors=tuple(leaf for leaf in VECTOR_LEAVES if leaf in graph.leaves),
+        scalars=tuple(leaf for leaf in SCALAR_LEAVES if leaf in graph.leaves),
         operations=len(graph),
         depth=depth[graph.output],
         batch_independent=_close(alone, y, _EXACT),

@@ -44,7 +44,7 @@ class GradientGraph:
     """Gradient of a graph: one shared interner, and per leaf the id of its expanded adjoint.
 
     The adjoint of a leaf is the one of the leaf expanded to the full shape of x; for v0 and v1 sum it over
-    every axis but the channels.
+    every axis but the channels, for s0 and s1 over all.
     """
 
     def __init__(self, graph: Graph, eps: float = EPS) -> None:
@@ -72,11 +72,11 @@ class GradientGraph:
         self.adjoints = {graph.leaves[i]: adjoint for i, adjoint in adjoints.items()}
 
     def graph(self, leaf: str) -> Graph:
-        """The adjoint of ``leaf`` as a graph over x, v0, v1, constants and ``g``."""
+        """The adjoint of ``leaf`` as a graph over x, parameters, constants and ``g``."""
         return self.interner.graph(self.adjoints[leaf])
 
 
 def differentiate(graph: Graph, eps: float = EPS) -> dict[str, Graph]:
-    """Per leaf among x, v0, v1 that the output depends on: its expanded adjoint as a graph."""
+    """Per leaf among x, v0, v1, s0, s1 that the output depends on: its expanded adjoint as a graph."""
     gradient = GradientGraph(graph, eps)
     return {leaf: gradient.graph(leaf) for leaf in gradient.adjoints}

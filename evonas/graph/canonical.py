@@ -27,10 +27,10 @@ _VARIES: dict[str, frozenset[str]] = {
     "x": _ALL,
     "g": _ALL,
     "v0": frozenset({"g", "k"}),
-    "v1": frozenset({"g", "k"}),
+    "v1": frozenset({"g", "k"}),  # s0 and s1 vary over nothing, like constants
 }
 _COVERS = {axis: frozenset({axis}) for axis in AXES} | {"c": frozenset({"g", "k"}), "c/g": frozenset({"k"})}
-_NOT_NEGATIVE = {"abs", "square", "exp", "sigmoid", "rms", "std"}
+_NOT_NEGATIVE = {"abs", "square", "exp", "sigmoid", "rms", "std", "crms", "cstd"}
 
 
 class _Pattern(NamedTuple):
@@ -118,7 +118,7 @@ class Interner:
         """The id of exactly this expression: shared, but neither simplified nor reordered."""
         key = ("raw " + op, index, args)
         if key not in self._memo:
-            self._memo[key] = self._enter(op, args, index, self._vary(args, index))
+            self._memo[key] = self._enter(op, args, index, self._vary(op, args, index))
         return self._memo[key]
 
     def depends_on_x(self, i: int) -> bool:
@@ -154,12 +154,14 @@ class Interner:
             ids.append(self.cons(op, tuple(ids[a] for a in args), index) if i in wanted else -1)
         return ids[graph.output]
 
-    def _vary(self, args: tuple[int, ...], index: IndexSet | None) -> frozenset[str]:
+    def _vary(self, op: str, args: tuple[int, ...], index: IndexSet | None) -> frozenset[str]:
         varies = self._varies[args[0]]
         for a in args[1:]:
             varies |= self._varies[a]
+        causal = index is not None and primitives.get(op).causal
         for axis in index or ():
-            varies -= _COVERS[axis]
+            if not (causal and axis == "t"):
+                varies -= _COVERS[axis]
         return varies
 
     def _enter(
@@ -194,7 +196,7 @@ class Interner:
         known = self._memo.get((op, index, args))
         if known is not None:
             return known
-        i = self._enter(op, args, index, self._vary(args, index))
+        i = self._enter(op, args, index, self._vary(op, args, index))
         self._memo[(op, index, args)] = i
         return i
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evonas import primitives
-from evonas.graph.graph import VECTOR_LEAVES, Graph
+from evonas.graph.graph import SCALAR_LEAVES, VECTOR_LEAVES, Graph
 from evonas.graph.layout import Layout, get_layout
 
 
@@ -51,14 +51,14 @@ def cost(
         dims: frozenset[str] = frozenset().union(*(varies[a] for a in args))
         work = _count(dims, sizes)
         if index is not None:
-            dims -= where.covered(index)
+            dims -= where.covered(index) - ({"t"} if primitive.causal else set())
         written = _count(dims, sizes)
         varies.append(dims)
         flops += primitive.flops * (work if index is not None else written)
         eager += sum(read) + written
     channels = sizes["g"] * sizes["k"]
     vectors = sum(leaf in VECTOR_LEAVES for leaf in graph.leaves)
-    parameters = (2 + vectors) * channels
+    parameters = (2 + vectors) * channels + sum(leaf in SCALAR_LEAVES for leaf in graph.leaves)
     return Cost(shape, flops, (2 * full + parameters) * itemsize, eager * itemsize, parameters)
 
 

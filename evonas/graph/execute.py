@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from evonas import primitives
-from evonas.graph.graph import Graph, literal
+from evonas.graph.graph import INITIAL, SCALAR_LEAVES, Graph, literal
 from evonas.graph.layout import IndexSet, Layout
 from evonas.primitives import EPS
 
@@ -88,7 +88,7 @@ class ArrayOps:
 def forward(graph: Graph, leaves: Mapping[str, Array], ops: ArrayOps) -> list[Array]:
     """The value of every leaf and node, in id order; inactive nodes are computed too.
 
-    ``leaves`` maps x, v0, v1 to arrays in the split view; constants are made as arrays of one element.
+    ``leaves`` maps x and the parameters to arrays in the split view; constants are made as arrays of one element.
     """
     values: list[Array] = []
     for leaf in graph.leaves:
@@ -99,6 +99,14 @@ def forward(graph: Graph, leaves: Mapping[str, Array], ops: ArrayOps) -> list[Ar
     return values
 
 
+def initial_leaves(x: np.ndarray, layout: Layout) -> dict[str, Array]:
+    """x and every parameter as a layer starts with them, in the split view."""
+    vector = tuple(n if p in layout.channel_dims else 1 for p, n in enumerate(x.shape))
+    scalar = (1,) * x.ndim
+    started = {name: np.full(scalar if name in SCALAR_LEAVES else vector, v) for name, v in INITIAL.items()}
+    return {"x": x, **started}
+
+
 def _constant_like(x: Array, value: float) -> Array:
     shape = (1,) * x.ndim
     if isinstance(x, np.ndarray):
@@ -107,10 +115,11 @@ def _constant_like(x: Array, value: float) -> Array:
 
 
 def backward(graph: Graph, values: Sequence[Array], g: Array, ops: ArrayOps) -> dict[str, Array]:
-    """Adjoints of x, v0 and v1 from the adjoint ``g`` of the output, by the primitives' gradients.
+    """Adjoints of x and the parameters from the adjoint ``g`` of the output, by the primitives' gradients.
 
     They are adjoints of the leaf *expanded* to the full shape: sum a vector's over every axis but the
-    channels for its gradient (``reduce_to_vector``). A leaf that the output does not depend on is missing.
+    channels for its gradient (``reduce_to_vector``), a scalar's over all (``reduce_to_scalar``). A leaf that
+    the output does not depend on is missing.
     """
     first = len(graph.leaves)
     adjoints: dict[int, Array] = {graph.output: g}
@@ -129,9 +138,10 @@ def backward(graph: Graph, values: Sequence[Array], g: Array, ops: ArrayOps) -> 
     return {graph.leaves[i]: adjoint for i, adjoint in adjoints.items()}
 
 
-def reduce_to_vector(adjoint: Array, shape: Sequence[int], layout: Layout, offset: int = 0) -> Array:
-    """Sum an expanded adjoint over all axes but the channels: the gradient of a per-channel vector."""
-    axes, reduced = _vector_axes(tuple(shape), layout.channel_dims, offset)
+def reduce_to_vector(adjoint: Array, shape: Sequence[int], layout: Layout | None, offset: int = 0) -> Array:
+    """Sum an expanded adjoint over all axes but the channels of the layout, if one is given: the gradient of a
+    per-channel vector."""
+    axes, reduced = _vector_axes(tuple(shape), layout.channel_dims if layout else (), offset)
     repeats = 1
     for p in axes:
         if adjoint.shape[p] == 1:
@@ -142,9 +152,14 @@ def reduce_to_vector(adjoint: Array, shape: Sequence[int], layout: Layout, offse
     return (adjoint.sum(axes, keepdim=True) * repeats).expand(reduced)
 
 
+def reduce_to_scalar(adjoint: Array, shape: Sequence[int], offset: int = 0) -> Array:
+    """Sum an expanded adjoint over all axes but the first ``offset``: the gradient of one value per layer."""
+    return reduce_to_vector(adjoint, shape, None, offset)
+
+
 @lru_cache(maxsize=64)
 def _vector_axes(
-    shape: tuple[int, ...], channel_dims: tuple[int, int], offset: int
+    shape: tuple[int, ...], channel_dims: tuple[int, ...], offset: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Axes to sum for a per-channel vector, and the shape that is left."""
     kept = {p + offset for p in channel_dims} | set(range(offset))

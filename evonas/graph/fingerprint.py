@@ -1,4 +1,4 @@
-"""Functional fingerprint: outputs *and* gradients on seeded probes, at two settings of v0 and v1.
+"""Functional fingerprint: outputs *and* gradients on seeded probes, at two settings of the parameters.
 
 Two graphs with the same fingerprint compute the same layer, whatever they look like. The fingerprint is a
 short vector (fixed random projections of squashed values) plus a structure (where values are NaN, +Inf, -Inf).
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from evonas import primitives
-from evonas.graph.execute import ArrayOps, backward, forward, reduce_to_vector
-from evonas.graph.graph import VECTOR_LEAVES, Graph
+from evonas.graph.execute import ArrayOps, backward, forward, reduce_to_scalar, reduce_to_vector
+from evonas.graph.graph import SCALAR_LEAVES, VECTOR_LEAVES, Graph
 from evonas.graph.layout import Layout, get_layout
 from evonas.rng import derive_seed
 
@@ -37,13 +37,15 @@ _HUGE = 1e30
 class Probe:
     """Inputs of the fingerprint in the split view with a leading axis of two settings, float64.
 
-    Setting 0 has v0 = 0 and v1 = 1 as at initialization, setting 1 has random vectors.
+    Setting 0 has v0 = s0 = 0 and v1 = s1 = 1 as at initialization, setting 1 has random ones. ``scalar_projection`` is
+    for the gradients of s0 and s1; a graph without them has the fingerprint that it would have without it.
     """
 
     layout: Layout
     leaves: dict[str, np.ndarray]
     g: np.ndarray
     projection: np.ndarray
+    scalar_projection: np.ndarray
     ops: ArrayOps
 
     @property
@@ -65,7 +67,14 @@ def make_probe(layout_name: str, seed: int = 0) -> Probe:
     width = 2 * g.size + v0.size + v1.size
     projection = rng.normal(size=(width, _COMPONENTS)) / math.sqrt(width)
     ops = ArrayOps(primitives.numpy_namespace, layout, offset=1)
-    return Probe(layout, {"x": x, "v0": v0, "v1": v1}, g, projection, ops)
+    more = np.random.Generator(np.random.PCG64(derive_seed("fingerprint scalars", layout_name, seed)))
+    s0, s1 = (
+        np.array([start, more.normal(start, 0.6)]).reshape(2, *(1 for _ in layout.dims))
+        for start in (0.0, 1.0)
+    )
+    scalar_projection = more.normal(size=(4, _COMPONENTS)) / math.sqrt(width)
+    leaves = {"x": x, "v0": v0, "v1": v1, "s0": s0, "s1": s1}
+    return Probe(layout, leaves, g, projection, scalar_projection, ops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,12 @@ class Fingerprint:
 
     structure: bytes
     vector: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Sequence[Fingerprint]) -> Fingerprint:
+        """Of an assembly: equal to another one exactly if all parts are."""
+        structure = b"".join(part.structure.ljust(8, b"\0") for part in parts)
+        return cls(structure if any(structure) else b"", np.concatenate([part.vector for part in parts]))
 
     def cell(self) -> tuple[bytes, int, int]:
         """The bucket that the fingerprint falls into."""
@@ -130,6 +145,12 @@ def observe(graph: Graph, probe: Probe) -> Observation:
                 at = 2 * full + position * vector_size
                 summed = flat[at : at + vector_size].reshape(probe.leaves[leaf].shape)
                 summed[...] = reduce_to_vector(adjoints[leaf], shape, probe.layout, 1)
+        used = [leaf for leaf in SCALAR_LEAVES if leaf in adjoints]
+        if used:
+            flat = np.concatenate([flat, np.zeros(4)])
+            for leaf in used:
+                at = len(flat) - 4 + 2 * SCALAR_LEAVES.index(leaf)
+                flat[at : at + 2] = reduce_to_scalar(adjoints[leaf], shape, 1).reshape(2)
         size = np.abs(flat)
         structure = b""
         if not size.max() < _HUGE:  # true for NaN too
@@ -141,7 +162,11 @@ def observe(graph: Graph, probe: Probe) -> Observation:
             flat = np.where(regular, flat, 0.0)
             size = np.abs(flat)
         size += 1.0
-        vector = np.divide(flat, size, out=size) @ probe.projection
+        squashed = np.divide(flat, size, out=size)
+        if used:
+            vector = squashed[:-4] @ probe.projection + squashed[-4:] @ probe.scalar_projection
+        else:
+            vector = squashed @ probe.projection
     return Observation(y, dx, Fingerprint(structure, vector))
 
 

@@ -16,11 +16,11 @@ import ast
 
 from evonas import primitives
 from evonas.errors import EvonasError, FormulaError, unknown_name
-from evonas.graph.graph import Graph, GraphBuilder, literal_name
+from evonas.graph.graph import PARAMETER_LEAVES, Graph, GraphBuilder, literal_name
 from evonas.graph.layout import IndexSet, canonical_index
 
 _BINARY = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
-_INPUTS = ("x", "v0", "v1")
+_INPUTS = ("x", *PARAMETER_LEAVES)
 _EXAMPLE = "write for example: x * sigmoid(v1 * x) / std[w,h,c/g](x)"
 _MAX_NODES = 512
 

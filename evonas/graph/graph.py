@@ -13,10 +13,15 @@ from evonas.errors import FormulaError
 from evonas.graph.layout import IndexSet, canonical_index
 
 #: Leaves with a name. x: the input. 0 and 1: constants. v0, v1: trainable, one value per channel, starting
-#: at 0 and at 1. Any other leaf is a finite literal, written as ``repr(float)`` or as an integer. Gradient
-#: graphs have one more: g, the adjoint of the output, with the shape of x.
+#: at 0 and at 1. s0, s1: trainable, one value per layer, starting at 0 and at 1. Any other leaf is a finite literal,
+#: written as ``repr(float)`` or as an integer. Gradient graphs have one more: g, the adjoint of the output, with the
+#: shape of x.
 NAMED_LEAVES = ("x", "0", "v0", "v1", "1")
 VECTOR_LEAVES = ("v0", "v1")
+SCALAR_LEAVES = ("s0", "s1")
+PARAMETER_LEAVES = (*VECTOR_LEAVES, *SCALAR_LEAVES)
+#: Where each of them starts.
+INITIAL = {"v0": 0.0, "v1": 1.0, "s0": 0.0, "s1": 1.0}
 
 
 class Node(NamedTuple):
@@ -59,6 +64,12 @@ class Graph:
                 raise FormulaError(f"{op} {needed}", hint=f"write {op}[w,h](x)" if index is None else None)
             if index is not None and canonical_index(index) != index:
                 raise FormulaError(f"index set {index} of node {here} is not in canonical order")
+            if primitive.causal and index is not None and ("t" not in index or "b" in index):
+                raise FormulaError(
+                    f"{op}[{','.join(index)}] is not usable: {op} runs over the tokens up to the present one, "
+                    f"its index set needs t and cannot have b",
+                    hint=f"write {op}[t](x) or {op}[t,c](x)",
+                )
         if not 0 <= self.output < len(self.leaves) + len(self.nodes):
             raise FormulaError(f"output id {self.output} does not exist")
 
@@ -84,6 +95,20 @@ class Graph:
             for op, args, index in (self.nodes[i - first] for i in kept if i >= first)
         )
         return Graph(tuple(self.leaves[i] for i in kept if i < first), nodes, new[self.output])
+
+    def after(self, first: Graph) -> Graph:
+        """This graph on the output of another one: f(g(x)). Leaves of the same name become one."""
+        builder = GraphBuilder()
+
+        def put(graph: Graph, x: object | None) -> object:
+            handles: list[object] = []
+            for leaf in graph.leaves:
+                handles.append(x if leaf == "x" and x is not None else builder.leaf(leaf))
+            for op, args, index in graph.nodes:
+                handles.append(builder.node(op, [handles[a] for a in args], index))
+            return handles[graph.output]
+
+        return builder.build(put(self, put(first, None))).active()
 
     def operations(self) -> Iterator[tuple[int, Node]]:
         """Pairs (id, node) in topological order."""
@@ -115,8 +140,8 @@ class Graph:
 
 @lru_cache(maxsize=4096)
 def literal(leaf: str) -> float | None:
-    """The value of a constant leaf, None for x, v0, v1 and g; ``FormulaError`` for anything else."""
-    if leaf in ("x", "g", *VECTOR_LEAVES):
+    """The value of a constant leaf, None for x, g and parameters; ``FormulaError`` for anything else."""
+    if leaf in ("x", "g", *PARAMETER_LEAVES):
         return None
     try:
         value = float(leaf)
@@ -125,7 +150,7 @@ def literal(leaf: str) -> float | None:
     if not math.isfinite(value) or leaf != literal_name(value):
         raise FormulaError(
             f"unknown input {leaf!r}",
-            hint=f"inputs are {', '.join(NAMED_LEAVES)} and finite numbers",
+            hint=f"inputs are {', '.join(('x', *PARAMETER_LEAVES))} and finite numbers",
         )
     return value
 

@@ -36,7 +36,7 @@ def format_latex(graph: Graph) -> str:
             return named[i], 100
         if i < first:
             leaf = graph.leaves[i]
-            name = re.sub(r"^v(\d)$", r"v_\1", leaf)
+            name = re.sub(r"^([vs])(\d)$", r"\1_\2", leaf)
             mantissa, e, power = name.partition("e")
             if e:
                 name = rf"{mantissa} \cdot 10^{{{int(power)}}}"

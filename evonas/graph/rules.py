@@ -22,7 +22,7 @@ class Rule(NamedTuple):
 #: Conditions on the parts that a pattern has bound.
 CONDITIONS = {
     "a constant over I": "a does not vary over any axis of I",
-    "a is not negative": "a is the result of abs, square, exp, sigmoid, rms or std",
+    "a is not negative": "a is the result of abs, square, exp, sigmoid, rms, std, crms or cstd",
 }
 
 RULES: tuple[Rule, ...] = (
@@ -68,4 +68,10 @@ RULES: tuple[Rule, ...] = (
     Rule("rms[I](abs(a))", "rms[I](a)"),
     Rule("mean[I](a)", "a", "a constant over I"),
     Rule("std[I](a)", "std[I](0)", "a constant over I"),
+    Rule("cmean[I](-a)", "-cmean[I](a)"),
+    Rule("crms[I](-a)", "crms[I](a)"),
+    Rule("cstd[I](-a)", "cstd[I](a)"),
+    Rule("crms[I](abs(a))", "crms[I](a)"),
+    Rule("cmean[I](a)", "a", "a constant over I"),
+    Rule("cstd[I](a)", "cstd[I](0)", "a constant over I"),
 )

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from evonas.layers.assembled import AssembledLayer, candidate_from, candidate_of, resolve_candidate
 from evonas.layers.layer import Layer, named_layer, resolve_layer
 from evonas.layers.zoo import ZOO, ZooEntry
 
 if TYPE_CHECKING:
     from evonas.layers.module import GraphLayer, vector_parameters
 
-__all__ = ["ZOO", "GraphLayer", "Layer", "ZooEntry", "named_layer", "resolve_layer", "vector_parameters"]
+__all__ = [
+    "ZOO", "AssembledLayer", "GraphLayer", "Layer", "ZooEntry", "candidate_from",
+    "candidate_of", "named_layer", "resolve_candidate",
+    "resolve_layer", "vector_parameters",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evonas.errors import EnvironmentUnusable, UsageError
-from evonas.graph.graph import Graph
+from evonas.graph.graph import SCALAR_LEAVES, Graph
 from evonas.kernels.axes import MEMORY_ORDERS, dim_sizes
 from evonas.kernels.c_operator import CKernels, c_layer, kernels, why_not
 from evonas.kernels.programs import LayerSpec
@@ -47,6 +47,7 @@ class CGraphLayer(GraphLayer):
             str(self.graph), self.layout.name, affine=self.weight is not None, eps=self.eps
         )
         self._names = self._spec.vectors
+        self._scalars = any(name in SCALAR_LEAVES for name in self._names)
         self._made: dict[tuple[str, bool], CKernels | None] = {}
         self._views: dict[tuple[torch.Size, str], list[_View]] = {}
 
@@ -67,6 +68,7 @@ class CGraphLayer(GraphLayer):
             if self.strict:
                 raise UsageError(f"no C kernel for {reason}", hint="use the eager reference, backend='eager'")
             return None
+        given = [self.per_channel(name) for name in self._names] if self._scalars else vectors
         memory = "contiguous"
         if not x.is_contiguous():
             if self.layout.name == "nchw" and x.is_contiguous(memory_format=torch.channels_last):
@@ -80,12 +82,12 @@ class CGraphLayer(GraphLayer):
         if made is None:
             return None
         if not kept:
-            return c_layer(made, self.groups, x, vectors)  # type: ignore[arg-type]
+            return c_layer(made, self.groups, x, given)  # type: ignore[arg-type]
         if not training:
             averages = [s.average(torch.float32).contiguous() for s in kept]
-            return c_layer(made, self.groups, x, [*vectors, *averages])  # type: ignore[list-item]
+            return c_layer(made, self.groups, x, [*given, *averages])  # type: ignore[list-item]
         buffers: list[Tensor] = []
-        y = c_layer(made, self.groups, x, vectors, buffers)  # type: ignore[arg-type]
+        y = c_layer(made, self.groups, x, given, buffers)  # type: ignore[arg-type]
         views = self._views.get((x.shape, memory)) or self._split_views(made, x.shape, memory, kept)
         for statistic, view in zip(kept, views, strict=True):
             statistic.update(buffers[0].as_strided(*view))

@@ -98,7 +98,7 @@ class KernelLayer(GraphLayer):
         )  # fmt: skip
         memory = "channels_last" if last else "contiguous"
         training = modes != {False}
-        vectors = [getattr(self, name) for name in self._vectors]
+        vectors = [self.per_channel(name) for name in self._vectors]
         averages = [] if training else [s.average(torch.float32) for s in kept]
         layer = self._specs[memory, residual is not None, training]
         y, *rest = layer_forward(x, residual, vectors, averages, layer, self.groups)

@@ -6,13 +6,15 @@ import importlib.util
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evonas.errors import EnvironmentUnusable, EvonasError, UsageError, unknown_name
 from evonas.graph import Cost, Graph, Properties, analyse, canonical, cost, digest, format_latex, get_layout
+from evonas.graph.graph import PARAMETER_LEAVES
+from evonas.graph.slots import check_slot
 from evonas.layers.zoo import ZOO
 
 if TYPE_CHECKING:
@@ -26,12 +28,51 @@ class Layer:
     """A discovered or known layer.
 
     name: zoo name, or whatever names it. graph: as written, active part only. layout: which tensors it is for.
+    affine: whether modules have weight and bias unless they are asked for.
     """
 
     name: str
     graph: Graph
     layout: str = "nchw"
     source: str = ""
+    affine: bool = True
+
+    @property
+    def text(self) -> str:
+        """What ``resolve_candidate`` makes this layer of again."""
+        return self.formula
+
+    def laid_out(self, layout: str) -> Layer:
+        """The same layer for tensors of another layout.
+
+        Raises:
+            UsageError: an unknown layout. FormulaError: an index set that it does not have.
+        """
+        where = get_layout(layout)
+        for index in self.graph.index_sets:
+            where.check(index)
+        return replace(self, layout=where.name)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layer itself: what an assembled layer has several of."""
+        return (self,)
+
+    @property
+    def index_sets(self) -> frozenset[tuple[str, ...]]:
+        """Index sets of all moments in use."""
+        return self.graph.index_sets
+
+    @property
+    def uses_batch(self) -> bool:
+        """Whether the output depends on a statistic over the batch."""
+        return self.graph.uses_batch
+
+    def layer(self, slot: str | None) -> Layer:
+        """The layer of a slot: it fills all of them. ``UsageError`` for an unknown slot."""
+        if slot is not None:
+            check_slot(slot)
+        return self
 
     @property
     def formula(self) -> str:
@@ -57,17 +98,25 @@ class Layer:
         """Structure and tested invariances."""
         return analyse(self.graph, self.layout)
 
-    def cost(self, shape: tuple[int, ...] = (1, 64, 56, 56), **options: Any) -> Cost:
-        """Operations and bytes of one call on a tensor of that shape."""
-        return cost(self.graph, shape, layout=self.layout, **options)
+    def cost(self, shape: tuple[int, ...] | None = None, **options: Any) -> Cost:
+        """Operations and bytes of one call on a tensor of that shape, by default (1, 64, 56, 56) or (1, 128, 64)."""
+        sizes = shape or ((1, 64, 56, 56) if self.layout == "nchw" else (1, 128, 64))
+        return cost(self.graph, sizes, layout=self.layout, **options)
 
     def module(
-        self, channels: int, *, layout: str | None = None, backend: str = "auto", **options: Any
+        self,
+        channels: int,
+        *,
+        slot: str | None = None,
+        layout: str | None = None,
+        backend: str = "auto",
+        **options: Any,
     ) -> GraphLayer:
         """A fresh ``nn.Module`` for that many channels.
 
         Args:
             channels: C of the (B, C, H, W) or (B, T, C) tensors.
+            slot: where in a network it will stand, a name of ``evonas.graph.slots``; it is the same everywhere.
             layout: "nchw" or "btc"; the layer's own by default.
             backend: "eager" is the reference. "triton" runs generated kernels and refuses what has none. "auto" runs
                 them on CUDA and the reference elsewhere. "c" runs generated C, on float32 tensors on the CPU and
@@ -75,7 +124,7 @@ class Layer:
             options: groups, group_size, eps, momentum, affine, device, dtype of ``GraphLayer``.
 
         Raises:
-            UsageError: an unknown layout or backend, an index set that the layout does not have, or with "triton"
+            UsageError: an unknown slot, layout or backend, an index set that the layout does not have, or with "triton"
                 and "c" a graph that cannot be lowered.
             EnvironmentUnusable: "triton" without triton, "c" without a C compiler.
         """
@@ -83,6 +132,8 @@ class Layer:
             raise unknown_name("backend", backend, BACKENDS)
         from evonas.layers.module import GraphLayer
 
+        self.layer(slot)
+        options = {"affine": self.affine, **options}
         where = get_layout(layout or self.layout)
         for index in self.graph.index_sets:
             where.check(index)
@@ -114,6 +165,12 @@ class Layer:
     def __str__(self) -> str:
         return self.formula
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from evonas.layers.notebook import layers_html
+
+        return layers_html(self.name, {"": self})
+
 
 @lru_cache(maxsize=1)
 def _triton_installed() -> bool:
@@ -124,7 +181,8 @@ def named_layer(name: str) -> Layer:
     """A layer of the zoo; ``UsageError`` with the nearest name otherwise."""
     if name not in ZOO:
         raise unknown_name("layer", name, ZOO, hint="`evonas list layers` shows all")
-    return Layer(name, Graph.parse(ZOO[name].formula), source=ZOO[name].source)
+    entry = ZOO[name]
+    return Layer(name, Graph.parse(entry.formula), source=entry.source, affine=entry.affine)
 
 
 def resolve_layer(spec: str | Path | Graph | Layer) -> Layer:
@@ -144,7 +202,7 @@ def resolve_layer(spec: str | Path | Graph | Layer) -> Layer:
         return named_layer(text)
     if _looks_like_a_path(text):
         return _from_file(Path(text))
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) and text not in ("x", "v0", "v1"):
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) and text not in ("x", *PARAMETER_LEAVES):
         raise unknown_name("layer", _short(text), ZOO, hint='or write a formula such as "max(x, 0)"')
     return Layer("layer", Graph.parse(text))
 

@@ -7,6 +7,7 @@ exports and kernels are held against.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, overload
 
 import torch
@@ -16,7 +17,7 @@ from evonas import primitives
 from evonas.errors import UsageError
 from evonas.graph.cost import resolve_groups
 from evonas.graph.execute import ArrayOps
-from evonas.graph.graph import VECTOR_LEAVES, Graph, literal
+from evonas.graph.graph import INITIAL, PARAMETER_LEAVES, SCALAR_LEAVES, Graph, literal
 from evonas.graph.layout import get_layout
 from evonas.layers.statistics import BatchStatistic
 
@@ -29,9 +30,9 @@ class GraphLayer(nn.Module):
     Input and output have the same shape and dtype: (B, C, H, W) for layout "nchw", (B, T, C) for "btc", any
     floating dtype. The graph itself is computed in float32 when the input is float16 or bfloat16 (in float64
     for float64 input), and the result is cast back: squares and sums over a feature map overflow or lose too
-    much in half precision. Parameters: ``v0`` (init 0) and ``v1`` (init 1) as far as the graph uses
-    them, and with ``affine`` a per-channel ``weight`` (init 1) and ``bias`` (init 0) after the graph
-    (Liu et al. 2020, section 3). Each has shape (C,).
+    much in half precision. Parameters: ``v0`` (init 0) and ``v1`` (init 1) of shape (C,) and ``s0`` (init 0) and
+    ``s1`` (init 1) of shape (1,), as far as the graph uses them, and with ``affine`` a per-channel ``weight`` (init
+    1) and ``bias`` (init 0), (C,), after the graph (Liu et al. 2020, section 3).
 
     Every node with the batch axis in its index set keeps a running average of its moment for evaluation, in
     a submodule ``statistics.<n>``, n counting such nodes in graph order.
@@ -85,10 +86,10 @@ class GraphLayer(nn.Module):
         self.eps = eps
         self.momentum = momentum
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        for name, value in (("v0", 0.0), ("v1", 1.0)):
-            used = name in graph.leaves
+        for name, value in INITIAL.items():
+            used, size = name in graph.leaves, 1 if name in SCALAR_LEAVES else channels
             self.register_parameter(
-                name, nn.Parameter(torch.full((channels,), value, **factory)) if used else None
+                name, nn.Parameter(torch.full((size,), value, **factory)) if used else None
             )
         self.register_parameter("weight", nn.Parameter(torch.ones(channels, **factory)) if affine else None)
         self.register_parameter("bias", nn.Parameter(torch.zeros(channels, **factory)) if affine else None)
@@ -111,17 +112,22 @@ class GraphLayer(nn.Module):
         ops = ArrayOps(primitives.torch_namespace(), self.layout, eps=self.eps)
         self._constants = [literal(leaf) for leaf in self.graph.leaves]
         self._program: list[_Step] = []
+        #: by position: causal moments one token at a time
+        self._causal: dict[int, Callable[..., tuple[Tensor, tuple[Tensor, ...]]]] = {}
         batch = 0
         for _, (op, args, index) in self.graph.operations():
             if index is not None and "b" in index:
                 self._program.append((batch, None, args))
                 batch += 1
             else:
+                one = primitives.get(op)
+                if one.step is not None and index is not None:
+                    self._causal[len(self._program)] = partial(_one_step, one.step, ops.axes(index), self.eps)
                 self._program.append((-1, ops.function(op, index), args))
 
     def __getstate__(self) -> dict[str, object]:
         state = self.__dict__.copy()
-        del state["_program"]
+        del state["_program"], state["_causal"]
         return state
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -157,7 +163,46 @@ class GraphLayer(nn.Module):
         with torch.autocast(device_type=x.device.type, enabled=False):
             return self._eager(x if total is None else total), total
 
-    def _eager(self, x: Tensor) -> Tensor:
+    def step(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
+        """One token, for recurrent decoding: the layer on the tokens so far, at the last one.
+
+        Args:
+            x: (B, C), the token. state: what the step before it returned; None before the first token.
+
+        Returns:
+            the output, (B, C), and the state: per causal moment, in graph order, a tuple of tensors of one token's
+            size, whatever the number of tokens. A layer without causal moments has an empty state.
+
+        Raises:
+            UsageError: layout "nchw", a moment over tokens that is not causal, or statistics of the batch in training.
+        """
+        self._check_step(x)
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            after: LayerState = []
+            y = self._eager(x[:, None, :], (state, after))
+        return y[:, 0], after
+
+    def _check_step(self, x: Tensor) -> None:
+        if self.layout.name != "btc":
+            raise UsageError(
+                f"a {self.layout.name} layer has no tokens to step over", hint="make it with layout='btc'"
+            )
+        if x.dim() != 2 or x.shape[1] != self.channels:
+            raise UsageError(f"a token of shape {tuple(x.shape)}, needed is (batch, {self.channels})")
+        for _, (op, _, index) in self.graph.operations():
+            primitive = primitives.get(op)
+            if index is None or "t" not in index or (primitive.causal and primitive.step is not None):
+                continue
+            if "b" in index and not self.training:  # a running average
+                continue
+            where = "in training mode" if "b" in index else "token by token"
+            raise UsageError(
+                f"{op}[{','.join(index)}] of {self._formula} cannot run {where}",
+                hint="call eval() first" if "b" in index else "use cmean, crms or cstd over t",
+            )
+
+    def _eager(self, x: Tensor, states: tuple[LayerState | None, LayerState] | None = None) -> Tensor:
+        """The graph node by node. states: of causal moments before this token, and a list for those after it."""
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         split = self._split(wide)
         vector = self._vector_shape
@@ -166,12 +211,18 @@ class GraphLayer(nn.Module):
             if leaf == "x":
                 values.append(split)
             elif constant is None:
-                values.append(getattr(self, leaf).to(wide.dtype).view(vector))
+                parameter = getattr(self, leaf).to(wide.dtype)
+                values.append(parameter.view((1,) * split.dim() if leaf in SCALAR_LEAVES else vector))
             else:
                 values.append(wide.new_full((1,) * split.dim(), constant))
-        for slot, function, args in self._program:
+        for i, (slot, function, args) in enumerate(self._program):
             if slot >= 0:
                 values.append(self.statistics[slot](values[args[0]]))
+            elif states is not None and i in self._causal:
+                before, after = states
+                value, state = self._causal[i](values[args[0]], before[len(after)] if before else None)
+                values.append(value)
+                after.append(state)
             else:
                 assert function is not None
                 values.append(function(*[values[a] for a in args]))
@@ -187,6 +238,11 @@ class GraphLayer(nn.Module):
             return x.reshape(b, self.groups, k, h, w)
         return x.reshape(*x.shape[:2], self.groups, k)
 
+    def per_channel(self, name: str) -> Tensor:
+        """A parameter as kernels take it, (C,): s0 and s1 expanded, so that autograd sums their gradient."""
+        parameter: Tensor = getattr(self, name)
+        return parameter.expand(self.channels).contiguous() if name in SCALAR_LEAVES else parameter
+
     @property
     def formula(self) -> str:
         """The layer as a formula."""
@@ -198,15 +254,29 @@ class GraphLayer(nn.Module):
         )
 
 
+#: Of causal moments, in graph order.
+LayerState = list[tuple[Tensor, ...]]
+
+
+def _one_step(
+    step: Callable[..., tuple[Tensor, tuple[Tensor, ...]]],
+    axes: tuple[int, ...],
+    eps: float,
+    a: Tensor,
+    state: tuple[Tensor, ...] | None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    return step(primitives.torch_namespace(), a, axes, state, eps)
+
+
 _Step = tuple[int, Callable[..., Tensor] | None, tuple[int, ...]]
 
 
 def vector_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """v0, v1, weight and bias of every layer in a module: the parameters that weight decay leaves out."""
+    """v0, v1, s0, s1, weight and bias of every layer in a module: the parameters that weight decay leaves out."""
     return [
         p
         for m in module.modules()
         if isinstance(m, GraphLayer)
-        for name in (*VECTOR_LEAVES, "weight", "bias")
+        for name in (*PARAMETER_LEAVES, "weight", "bias")
         if (p := getattr(m, name)) is not None
     ]

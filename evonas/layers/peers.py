@@ -61,6 +61,7 @@ def _table() -> dict[tuple[str, bytes], tuple[Peer, ...]]:
     put("btc", "x / rms[c](x)", Peer("torch", _torch_rms_norm, bare), Peer("liger", _liger_rms_norm, bare),
         Peer("fla", _fla_rms_norm, bare), Peer("apex", _apex("FusedRMSNorm"), bare))  # fmt: skip
     put("btc", ZOO["dyt"].formula, Peer("liger", _liger_dyt, "one alpha for all channels"))
+    put("btc", ZOO["dyt_scalar"].formula, Peer("liger", _liger_dyt))
     statistics = {"bn": "b,w,h", "gn": "w,h,c/g", "in": "w,h", "ln": "w,h,c"}
     for norm, index in statistics.items():
         put("nchw", f"(x - mean[{index}](x)) / std[{index}](x)", *_convolutional(norm, None))

@@ -1,8 +1,9 @@
-"""Known layers as formulas. The per-channel affine comes after each formula and is not written.
+"""Known layers as formulas. The per-channel affine comes after each formula and is not written; SimpleRMSNorm has none.
 
 FRN's threshold and the learned threshold of a general TLU sit before the affine here: for a positive weight
 max(weight * n + bias, t) = weight * max(n, v0) + bias with t = weight * v0 + bias, the same family of layers.
-DyT and Derf have one scalar alpha (init 0.5) per layer in their papers, here it is 0.5 * v1 per channel.
+DyT and Derf have one scalar alpha (init 0.5) per layer in their papers: ``dyt_scalar`` and ``derf_scalar``. In ``dyt``
+and ``derf`` it is 0.5 * v1, one per channel.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ class ZooEntry(NamedTuple):
     formula: str
     source: str
     summary: str
+    affine: bool = True
 
 
 _BN, _LN, _IN, _GN = "b,w,h", "w,h,c", "w,h", "w,h,c/g"
@@ -45,6 +47,11 @@ ZOO: dict[str, ZooEntry] = {
     "frn": ZooEntry("max(x / rms[w,h](x), v0)", "Singh and Krishnan 2020", "filter response normalization with TLU"),
     "dyt": ZooEntry("tanh(0.5 * v1 * x)", "Zhu et al. 2025", "dynamic tanh"),
     "derf": ZooEntry("erf(0.5 * v1 * x + v0)", "arXiv 2512.10938", "dynamic erf"),
+    "dyt_scalar": ZooEntry("tanh(0.5 * s1 * x)", "Zhu et al. 2025", "dynamic tanh, one alpha per layer"),
+    "derf_scalar": ZooEntry("erf(0.5 * s1 * x + s0)", "arXiv 2512.10938", "dynamic erf, one alpha, one shift"),
+    "rms_norm": ZooEntry("x / rms[c](x)", "Zhang and Sennrich 2019", "root mean square over channels, of tokens"),
+    "simple_rms_norm": ZooEntry("x / rms[c](x)", "TransNormerLLM, Qin et al. 2023", "RMSNorm without gain", False),
+    "layer_norm": ZooEntry("(x - mean[c](x)) / std[c](x)", "Ba et al. 2016", "layer normalization of tokens"),
     "evonorm_b0": ZooEntry("x / max(std[b,w,h](x), v1 * x + std[w,h](x))", _EVONORM, "best layer of the B search"),
     "evonorm_b1": ZooEntry("x / max(std[b,w,h](x), (x + 1) * rms[w,h](x))", _EVONORM, "second of the B search"),
     "evonorm_b2": ZooEntry("x / max(std[b,w,h](x), rms[w,h](x) - x)", _EVONORM, "third of the B search"),

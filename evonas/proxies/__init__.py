@@ -10,18 +10,31 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from evonas.proxies.registry import Proxy, data_name, get, names, proxy
-from evonas.proxies.spec import SCALES, ProxySpec
+from evonas.proxies.language_spec import LanguageSpec
+from evonas.proxies.registry import (
+    SCALES,
+    Proxy,
+    check_changes,
+    data_name,
+    data_of,
+    get,
+    kind,
+    names,
+    proxy,
+)  # fmt: skip
+from evonas.proxies.spec import ProxySpec
 
 if TYPE_CHECKING:
     from evonas.proxies.building import build
     from evonas.proxies.networks.blocks import ChannelAffine, MakeLayer
+    from evonas.proxies.problems import problem
     from evonas.proxies.screens import QualityVerdict, StabilityVerdict, quality_test, stability_test
     from evonas.proxies.trainer import Trainer, TrainResult, configure_process, train
 
 __all__ = [
     "SCALES",
     "ChannelAffine",
+    "LanguageSpec",
     "MakeLayer",
     "Proxy",
     "ProxySpec",
@@ -30,10 +43,14 @@ __all__ = [
     "TrainResult",
     "Trainer",
     "build",
+    "check_changes",
     "configure_process",
     "data_name",
+    "data_of",
     "get",
+    "kind",
     "names",
+    "problem",
     "proxy",
     "quality_test",
     "stability_test",
@@ -44,6 +61,7 @@ _LAZY = {
     "build": "building",
     "ChannelAffine": "networks.blocks",
     "MakeLayer": "networks.blocks",
+    "problem": "problems",
     "QualityVerdict": "screens",
     "StabilityVerdict": "screens",
     "quality_test": "screens",

@@ -6,12 +6,15 @@ proper is drawn from a generator of its own, keyed by the weight's name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import nn
 
+from evonas.data.types import SearchView
 from evonas.errors import UsageError
 from evonas.proxies.networks.blocks import MakeLayer
 from evonas.proxies.registry import Proxy
@@ -26,9 +29,13 @@ class Built:
         self.sites = sites
 
     def decayed(self) -> list[nn.Parameter]:
-        """Weights of two and more axes that do not belong to a layer site: those with weight decay."""
-        site = {id(p) for module in self.sites for p in module.parameters()}
-        return [p for p in self.network.parameters() if p.ndim > 1 and id(p) not in site]
+        """Weights of two and more axes that do not belong to a layer site: those with weight decay. Embeddings and
+        modules that say ``undecayed`` are left out."""
+        out = [
+            m for m in self.network.modules() if isinstance(m, nn.Embedding) or getattr(m, "undecayed", False)
+        ]
+        spared = {id(p) for module in [*self.sites, *out] for p in module.parameters()}
+        return [p for p in self.network.parameters() if p.ndim > 1 and id(p) not in spared]
 
     def undecayed(self) -> list[nn.Parameter]:
         decayed = {id(p) for p in self.decayed()}
@@ -41,36 +48,71 @@ def build(proxy: Proxy, make_layer: MakeLayer, seed: int, device: torch.device |
     Convolutions: normal with variance 2 / fan-out (He et al. 2015), biases 0; the fan-out is kernel area
     x output channels for depthwise convolutions too, as in torchvision, so that a depthwise network
     without norms starts out with a vanishing signal. Linear maps: normal with variance 1 / fan-in,
-    biases 0. Everything inside a layer site keeps what its
-    constructor gave it. Raises UsageError when ``make_layer`` does not return a module.
+    biases 0; ``init`` of a language model's spec is the standard deviation instead, if it is a number. Embeddings:
+    normal with standard deviation 0.02, or ``embedding`` of the spec. Everything inside a layer site keeps what its
+    constructor gave it. ``make_layer`` is called with the channels, and with the slot too where the network names one
+    and ``make_layer`` takes it. Raises UsageError when it does not return a module (or None, for a slot).
     """
     sites: list[nn.Module] = []
+    make = call_slots(make_layer)
 
-    def make_site(channels: int) -> nn.Module:
+    def make_site(channels: int, slot: str | None = None) -> nn.Module | None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed("layer", seed, len(sites)))
-            module = make_layer(channels)
+            module = make(channels, slot)
+        if module is None and slot is not None:
+            return None
         if not isinstance(module, nn.Module):
             raise UsageError(f"make_layer returned {type(module).__name__}, needed is a torch.nn.Module")
         sites.append(module)
         return module
 
-    channels = proxy.data.shape[0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("network", seed))
-        network = proxy.network(proxy.spec, make_site, channels, len(proxy.data.classes))
+        network = proxy.network(proxy.spec, make_site, *sizes_of(proxy))
+    init, embedding = (getattr(proxy.spec, name, None) for name in ("init", "embedding"))
     with torch.no_grad():
         for name, module in _outside(network, {id(s) for s in sites}):
             if isinstance(module, nn.Conv2d):
                 fan_out = module.out_channels * module.weight[0, 0].numel()
                 _draw(module.weight, sqrt(2.0 / fan_out), seed, name)
             elif isinstance(module, nn.Linear):
-                _draw(module.weight, sqrt(1.0 / module.in_features), seed, name)
+                _draw(module.weight, init or sqrt(1.0 / module.in_features), seed, name)
+            elif isinstance(module, nn.Embedding):
+                _draw(module.weight, embedding or 0.02, seed, name)
+                continue
             else:
                 continue
             if module.bias is not None:
                 module.bias.zero_()
     return Built(network.to(device).train(), sites)
+
+
+def sizes_of(proxy: Proxy) -> tuple[int, int]:
+    """Channels of the images and classes; of a language model its vocabulary, twice."""
+    if isinstance(proxy.data, SearchView):
+        return proxy.data.shape[0], len(proxy.data.classes)
+    return proxy.spec.vocabulary, proxy.spec.vocabulary
+
+
+def call_slots(make_layer: MakeLayer) -> Callable[[int, str | None], Any]:
+    """``make_layer`` as a function of channels and slot, which it is told if there is one and it takes it."""
+    slotted = takes_slot(make_layer)
+
+    def make(channels: int, slot: str | None = None) -> Any:
+        return make_layer(channels, slot) if slotted and slot is not None else make_layer(channels)
+
+    return make
+
+
+def takes_slot(make_layer: Callable[..., object]) -> bool:
+    """Whether ``make_layer`` can be called with a slot behind the channels; a function of one argument cannot."""
+    try:
+        inspect.signature(make_layer).bind(8, "ffn")
+    except (TypeError, ValueError):
+        return False
+    # modules such as nn.BatchNorm2d have a second argument of another meaning
+    return not isinstance(make_layer, type)
 
 
 def _outside(module: nn.Module, sites: set[int], name: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -1,4 +1,5 @@
-"""The two rejection tests of Liu et al. 2020 (section 3.3): quality and stability."""
+"""The two rejection tests of Liu et al. 2020 (section 3.3): quality and stability; of language models too, whose
+quality is a loss below the entropy of the tokens' frequencies in place of an accuracy above chance."""
 
 from __future__ import annotations
 
@@ -7,27 +8,39 @@ import time
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from evonas.data.batches import Batches
 from evonas.proxies.building import build
 from evonas.proxies.networks.blocks import MakeLayer
+from evonas.proxies.problems import problem
 from evonas.proxies.registry import Proxy
 from evonas.proxies.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
 class QualityVerdict:
-    """``accuracy`` on the validation part after ``steps`` steps; ``needed`` is the threshold."""
+    """``accuracy`` on the validation part after ``steps`` steps, of a language model ``loss`` in nats per token and
+    ``bits_per_byte`` (None where they are not finite); ``needed`` is the threshold."""
 
     passed: bool
-    accuracy: float
+    accuracy: float | None
     needed: float
     steps: int
     reason: str | None
     diverged_at: int | None
     last_loss: float | None
     seconds: float
+    loss: float | None = None
+    bits_per_byte: float | None = None
+
+    def evidence(self) -> dict[str, float | int | None]:
+        """What the log holds of it."""
+        found: dict[str, float | int | None] = {"needed": self.needed, "steps": self.steps}
+        if self.accuracy is not None:
+            found = {"accuracy": self.accuracy, **found}
+        else:
+            found = {"loss": self.loss, "bits_per_byte": self.bits_per_byte, **found}
+        return found | {"diverged_at": self.diverged_at, "last_loss": self.last_loss}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +58,23 @@ class StabilityVerdict:
 def quality_test(
     trainer: Trainer, *, steps: int | None = None, threshold: float | None = None
 ) -> QualityVerdict:
-    """Train to ``steps`` (100 in the paper) and ask for ``threshold`` times chance (2 in the paper).
+    """Train to ``steps`` (100 in the paper) and ask for ``threshold`` times chance (2 in the paper); of a language
+    model for a validation loss of at most ``threshold`` times the entropy of the tokens' frequencies.
 
     The trainer goes on from there: nothing of the training is repeated or lost.
     """
     spec = trainer.proxy.spec
     started = trainer.seconds
     trainer.run(spec.quality_steps if steps is None else steps)
-    accuracy = trainer.validate()
-    needed = (spec.quality_threshold if threshold is None else threshold) * trainer.proxy.chance
-    reason = None
-    if trainer.diverged_at is not None:
-        reason = "diverged"
-    elif accuracy < needed:
-        reason = "low_accuracy"
+    score = trainer.validation()
+    judged = trainer.problem.judge(score, spec.quality_threshold if threshold is None else threshold)
+    reason = "diverged" if trainer.diverged_at is not None else judged.reason
     return QualityVerdict(
         passed=reason is None,
-        accuracy=accuracy,
-        needed=needed,
+        accuracy=score.value if trainer.problem.unit == "accuracy" else None,
+        loss=score.evidence.get("loss"),
+        bits_per_byte=score.evidence.get("bits_per_byte"),
+        needed=judged.needed,
         steps=trainer.step,
         reason=reason,
         diverged_at=trainer.diverged_at,
@@ -95,15 +107,17 @@ def stability_test(
     limit = spec.stability_limit if limit is None else limit
     lr = spec.stability_lr if lr is None else lr
     network = build(proxy, make_layer, seed, device).network
-    images, labels = Batches(
-        proxy.data, batch=spec.stability_batch if batch is None else batch, crop=spec.crop, pool=spec.pool,
-        seed=seed, device=device,
-    )(0)  # fmt: skip
+    asked = problem(proxy)
+    inputs, targets = asked.small_batch(
+        spec.stability_batch if batch is None else batch, seed=seed, device=torch.device(device)
+    )
     weights = [p for p in network.parameters() if p.requires_grad]
     norms: list[float] = []
     reason, at = None, None
     for step in range(steps + 1):
-        loss = F.cross_entropy(network(images), labels)
+        # fused attention has no second derivative
+        with sdpa_kernel(SDPBackend.MATH):
+            loss = asked.loss(network(inputs), targets)
         gradients = torch.autograd.grad(loss, weights, create_graph=step < steps, allow_unused=True)
         used = [g for g in gradients if g is not None]
         norm = torch.stack(torch._foreach_norm(used)).norm()

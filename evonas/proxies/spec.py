@@ -1,4 +1,4 @@
-"""What a proxy is, and the table of the three scales. No torch here: listing proxies must be quick.
+"""What a proxy on images is, and the table of its scales. No torch here: listing proxies must be quick.
 
 Sizes and times of ``tiny`` were measured on one core; ``paper`` is the setting of Liu et al. 2020,
 arXiv 2004.02967, section 4 and appendix, for the search of batch-independent layers (5,000 steps,
@@ -8,66 +8,134 @@ cosine); ``paper_b`` is its setting for layers with batch statistics (2,000 step
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from evonas.errors import UsageError
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+#: what a field may hold: in words, and as a function.
+Rule = tuple[str, Callable[[Any], bool]]
 SCHEDULES = ("constant", "cosine")
+OPTIMISERS = ("sgd", "adamw", "sgdp", "adamp")
 RESNET50 = (3, 4, 6, 3)
 MOBILENET_V2 = (1, 2, 3, 4, 3, 3, 1)
 EFFICIENTNET_B0 = (1, 2, 2, 3, 3, 4, 1)
+SOFT_TINY = (1, 2, 3, 2)
 #: the built-in networks and their number of stages.
 STAGES = {
     "resnet": len(RESNET50),
     "mobilenet": len(MOBILENET_V2),
     "efficientnet": len(EFFICIENTNET_B0),
+    "soft": len(SOFT_TINY),
 }
 
 
-def _whole(low: int) -> tuple[str, Callable[[Any], bool]]:
+def whole(low: int) -> Rule:
     return f"a whole number, at least {low}", lambda v: type(v) is int and v >= low
 
 
-def _number(words: str, fits: Callable[[float], bool]) -> tuple[str, Callable[[Any], bool]]:
+def number(words: str, fits: Callable[[float], bool]) -> Rule:
     return words, lambda v: type(v) in (int, float) and math.isfinite(v) and fits(v)
 
 
-_TEXT = ("a name", lambda v: isinstance(v, str) and v != "")
-_FLAG = ("true or false", lambda v: isinstance(v, bool))
-_POSITIVE = _number("a number above 0", lambda v: v > 0)
-_FROM_ZERO = _number("a number, at least 0", lambda v: v >= 0)
+def one_of(names: Sequence[str]) -> Rule:
+    return f"one of {', '.join(names)}", lambda v: v in names
+
+
+def optional(rule: Rule) -> Rule:
+    return f"{rule[0]}, or None", lambda v: v is None or rule[1](v)
+
+
+TEXT = ("a name", lambda v: isinstance(v, str) and v != "")
+FLAG = ("true or false", lambda v: isinstance(v, bool))
+POSITIVE = number("a number above 0", lambda v: v > 0)
+FROM_ZERO = number("a number, at least 0", lambda v: v >= 0)
 _COUNTS = ("whole numbers, each at least 1", lambda v: bool(v) and all(type(n) is int and n >= 1 for n in v))
 
-#: what each field may hold: in words, and as a function.
-_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "network": _TEXT,
-    "width": _POSITIVE,
+#: of the fields that all kinds of proxies have.
+COMMON_RULES: dict[str, Rule] = {
+    "network": TEXT,
+    **{name: whole(1) for name in ("batch", "steps", "eval_batch", "quality_steps", "stability_batch")},
+    "lr": POSITIVE,
+    "schedule": one_of(SCHEDULES),
+    "optimiser": one_of(OPTIMISERS),
+    "warmup": number("a number from 0 to below 1", lambda v: 0 <= v < 1),
+    "momentum": number("a number from 0 to below 1", lambda v: 0 <= v < 1),
+    "nesterov": FLAG,
+    "betas": (
+        "two numbers from 0 to below 1",
+        lambda v: len(v) == 2 and all(type(b) in (int, float) and 0 <= b < 1 for b in v),
+    ),
+    "weight_decay": FROM_ZERO,
+    "label_smoothing": number("a number from 0 to below 1", lambda v: 0 <= v < 1),
+    "clip": optional(POSITIVE),
+    "quality_threshold": FROM_ZERO,
+    "stability_steps": whole(0),
+    "stability_lr": POSITIVE,
+    "stability_limit": POSITIVE,
+}
+_RULES: dict[str, Rule] = {
+    **COMMON_RULES,
+    "width": POSITIVE,
     "depth": _COUNTS,
-    **{name: _whole(1) for name in ("crop", "batch", "steps", "pool", "divisor", "kernel_limit", "head")},
-    "lr": _POSITIVE,
+    **{name: whole(1) for name in ("crop", "pool", "divisor", "kernel_limit", "head")},
     "strides": ("five whole numbers, each at least 1", lambda v: len(v) == 5 and _COUNTS[1](v)),
-    "schedule": (f"one of {', '.join(SCHEDULES)}", lambda v: v in SCHEDULES),
-    "momentum": _number("a number from 0 to below 1", lambda v: 0 <= v < 1),
-    "nesterov": _FLAG,
-    "weight_decay": _FROM_ZERO,
-    "label_smoothing": _number("a number from 0 to below 1", lambda v: 0 <= v < 1),
-    "clip": ("a number above 0, or None", lambda v: v is None or _POSITIVE[1](v)),
-    "flip": _FLAG,
-    "eval_crop": ("a whole number, at least 1, or None", lambda v: v is None or _whole(1)[1](v)),
-    "eval_batch": _whole(1),
-    "quality_steps": _whole(1),
-    "quality_threshold": _FROM_ZERO,
-    "stability_steps": _whole(0),
-    "stability_batch": _whole(1),
-    "stability_lr": _POSITIVE,
-    "stability_limit": _POSITIVE,
+    "flip": FLAG,
+    "eval_crop": optional(whole(1)),
+    "base_width": optional(POSITIVE),
+    "landmarks": ("three whole numbers, each at least 1", lambda v: len(v) == 3 and _COUNTS[1](v)),
 }
 
 
+def as_tuple(spec: Any, name: str) -> None:
+    """A list of a frozen spec, as configuration files give it, becomes a tuple."""
+    value = getattr(spec, name)
+    object.__setattr__(spec, name, tuple(value) if isinstance(value, (tuple, list)) else ())
+
+
+class Spec:
+    """What the specs of all kinds of proxies do with their fields."""
+
+    __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def check(self, rules: Mapping[str, Rule]) -> None:
+        """``UsageError`` for the first field that does not fit its rule."""
+        for name, (needed, fits) in rules.items():
+            value = getattr(self, name)
+            if not fits(value):
+                raise UsageError(f"{name} is {value!r}, needed is {needed}")
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other values; a list is taken for a tuple.
+
+        Raises UsageError for a field that does not exist, for a value that does not fit it, and for another
+        ``network``, which is the name of the proxy.
+        """
+        unknown = set(changes) - set(self.__dataclass_fields__)
+        if unknown:
+            raise UsageError(
+                f"a proxy has no field {sorted(unknown)[0]!r}",
+                hint=f"fields are {', '.join(self.__dataclass_fields__)}",
+            )
+        network = getattr(self, "network")  # noqa: B009
+        if changes.get("network", network) != network:
+            raise UsageError(
+                f"network is {changes['network']!r}, it cannot be changed: this proxy is made of {network!r}",
+                hint="name another proxy, --proxies",
+            )
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 @dataclass(frozen=True, slots=True)
-class ProxySpec:
+class ProxySpec(Spec):
     """Architecture and budget of one proxy. Raises UsageError for values of another type or out of range.
 
     ``depth``: blocks per stage. ``width``: multiplies the channels of the original network, rounded to a
@@ -91,9 +159,16 @@ class ProxySpec:
     kernel_limit: int = 7
     #: channels of the last 1x1 convolution of MobileNetV2 and EfficientNet, before ``width``.
     head: int = 1280
+    #: of SOFT: sides of the squares of tokens that become one landmark, for the stages without softmax.
+    landmarks: tuple[int, ...] = (8, 4, 2)
     schedule: str = "cosine"
+    optimiser: str = "sgd"
+    #: share of the steps over which the rate rises to ``lr``.
+    warmup: float = 0.0
     momentum: float = 0.9
     nesterov: bool = True
+    #: of adamw and adamp.
+    betas: tuple[float, float] = (0.9, 0.95)
     #: on weights of two and more axes; never on v0, v1, gamma, beta and biases.
     weight_decay: float = 1e-4
     label_smoothing: float = 0.0
@@ -103,6 +178,8 @@ class ProxySpec:
     #: side of the central window that validation sees, in pixels before pooling; None: the whole image.
     eval_crop: int | None = None
     eval_batch: int = 128
+    #: ``width`` at which both parametrizations are the same, for muP; None: there is none.
+    base_width: float | None = None
     #: the paper's quality test, and how many times chance it asks for.
     quality_steps: int = 100
     quality_threshold: float = 2.0
@@ -113,15 +190,13 @@ class ProxySpec:
     stability_limit: float = 1e8
 
     def __post_init__(self) -> None:
-        for name in ("depth", "strides"):
+        for name in ("depth", "strides", "landmarks"):
             value = getattr(self, name)
             if not isinstance(value, (tuple, list)):
                 raise UsageError(f"{name} is {value!r}, needed is a list of whole numbers, each at least 1")
             object.__setattr__(self, name, tuple(value))
-        for name, (needed, fits) in _RULES.items():
-            value = getattr(self, name)
-            if not fits(value):
-                raise UsageError(f"{name} is {value!r}, needed is {needed}")
+        as_tuple(self, "betas")
+        self.check(_RULES)
         stages = STAGES.get(self.network, len(self.depth))
         if len(self.depth) != stages:
             raise UsageError(
@@ -132,28 +207,6 @@ class ProxySpec:
             if value is not None and value % self.pool:
                 raise UsageError(f"{name} is {value}, needed is a multiple of pool, {self.pool}")
 
-    def replace(self, **changes: Any) -> ProxySpec:
-        """A copy with other values; a list is taken for a tuple.
-
-        Raises UsageError for a field that does not exist, for a value that does not fit it, and for another
-        ``network``, which is the name of the proxy.
-        """
-        unknown = set(changes) - set(self.__dataclass_fields__)
-        if unknown:
-            raise UsageError(
-                f"a proxy has no field {sorted(unknown)[0]!r}",
-                hint=f"fields are {', '.join(self.__dataclass_fields__)}",
-            )
-        if changes.get("network", self.network) != self.network:
-            raise UsageError(
-                f"network is {changes['network']!r}, it cannot be changed: this proxy is made of {self.network!r}",
-                hint="name another proxy, --proxies",
-            )
-        return replace(self, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 _TINY: dict[str, Any] = {
     "crop": 24, "pool": 2, "batch": 32, "steps": 120, "divisor": 4, "head": 256, "kernel_limit": 3,
@@ -161,29 +214,51 @@ _TINY: dict[str, Any] = {
 }  # fmt: skip
 #: nine of MobileNetV2's 17 and of EfficientNet-B0's 16 blocks: every stage, every width.
 _NINE = (1, 1, 2, 2, 1, 1, 1)
+#: SOFT trains with AdamW and a warm-up, as vision transformers do.
+_ADAM: dict[str, Any] = {
+    "optimiser": "adamw", "weight_decay": 0.05, "warmup": 0.1, "clip": 1.0, "base_width": 1 / 4,
+}  # fmt: skip
 _SMALL: dict[str, Any] = {"crop": 24, "batch": 128, "steps": 1000, "lr": 0.1, "stability_batch": 64}
 _PAPER: dict[str, Any] = {"crop": 24, "batch": 128, "steps": 5000, "lr": 0.1}
 _PAPER_B: dict[str, Any] = {**_PAPER, "steps": 2000, "schedule": "constant"}
 
 SCALES: dict[str, dict[str, ProxySpec]] = {
     "tiny": {
-        "resnet": ProxySpec("resnet", 1 / 16, RESNET50, lr=0.07, strides=(1, 2, 1, 2, 2), **_TINY),
-        "mobilenet": ProxySpec("mobilenet", 1 / 4, _NINE, lr=0.02, strides=(1, 2, 2, 2, 1), **_TINY),
-        "efficientnet": ProxySpec("efficientnet", 1 / 4, _NINE, lr=0.02, strides=(1, 2, 2, 2, 1), **_TINY),
+        "resnet": ProxySpec(
+            "resnet", 1 / 16, RESNET50, base_width=1 / 16, lr=0.07, strides=(1, 2, 1, 2, 2), **_TINY
+        ),
+        "mobilenet": ProxySpec(
+            "mobilenet", 1 / 4, _NINE, base_width=1 / 4, lr=0.02, strides=(1, 2, 2, 2, 1), **_TINY
+        ),
+        "efficientnet": ProxySpec(
+            "efficientnet", 1 / 4, _NINE, base_width=1 / 4, lr=0.02, strides=(1, 2, 2, 2, 1), **_TINY
+        ),
+        "soft": ProxySpec(
+            "soft",
+            1 / 4,
+            (1, 1, 2, 1),
+            lr=0.001,
+            strides=(2, 1, 1, 2, 1),
+            landmarks=(2, 2, 1),
+            **{**_TINY, **_ADAM},
+        ),
     },
     "small": {
-        "resnet": ProxySpec("resnet", 1 / 8, RESNET50, **_SMALL),
-        "mobilenet": ProxySpec("mobilenet", 1 / 4, MOBILENET_V2, **_SMALL),
-        "efficientnet": ProxySpec("efficientnet", 1 / 4, EFFICIENTNET_B0, **_SMALL),
+        "resnet": ProxySpec("resnet", 1 / 8, RESNET50, base_width=1 / 16, **_SMALL),
+        "mobilenet": ProxySpec("mobilenet", 1 / 4, MOBILENET_V2, base_width=1 / 4, **_SMALL),
+        "efficientnet": ProxySpec("efficientnet", 1 / 4, EFFICIENTNET_B0, base_width=1 / 4, **_SMALL),
+        "soft": ProxySpec("soft", 1 / 4, SOFT_TINY, **{**_SMALL, "lr": 0.001}, **_ADAM),
     },
     "paper": {
-        "resnet": ProxySpec("resnet", 1 / 4, RESNET50, **_PAPER),
-        "mobilenet": ProxySpec("mobilenet", 1 / 2, MOBILENET_V2, **_PAPER),
-        "efficientnet": ProxySpec("efficientnet", 1 / 2, EFFICIENTNET_B0, **_PAPER),
+        "resnet": ProxySpec("resnet", 1 / 4, RESNET50, base_width=1 / 16, **_PAPER),
+        "mobilenet": ProxySpec("mobilenet", 1 / 2, MOBILENET_V2, base_width=1 / 4, **_PAPER),
+        "efficientnet": ProxySpec("efficientnet", 1 / 2, EFFICIENTNET_B0, base_width=1 / 4, **_PAPER),
+        "soft": ProxySpec("soft", 1 / 2, SOFT_TINY, **{**_PAPER, "lr": 0.001}, **_ADAM),
     },
     "paper_b": {
-        "resnet": ProxySpec("resnet", 1 / 4, RESNET50, **_PAPER_B),
-        "mobilenet": ProxySpec("mobilenet", 1 / 2, MOBILENET_V2, **_PAPER_B),
-        "efficientnet": ProxySpec("efficientnet", 1 / 2, EFFICIENTNET_B0, **_PAPER_B),
+        "resnet": ProxySpec("resnet", 1 / 4, RESNET50, base_width=1 / 16, **_PAPER_B),
+        "mobilenet": ProxySpec("mobilenet", 1 / 2, MOBILENET_V2, base_width=1 / 4, **_PAPER_B),
+        "efficientnet": ProxySpec("efficientnet", 1 / 2, EFFICIENTNET_B0, base_width=1 / 4, **_PAPER_B),
+        "soft": ProxySpec("soft", 1 / 2, SOFT_TINY, **{**_PAPER_B, "lr": 0.001}, **_ADAM),
     },
 }

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evonas.data.batches import Batches, whole
-from evonas.data.types import Split
+from evonas.proxies import schedules
 from evonas.proxies.building import build
 from evonas.proxies.networks.blocks import MakeLayer
+from evonas.proxies.optimisers import make_optimiser
+from evonas.proxies.problems import Score, problem
 from evonas.proxies.registry import Proxy
+from evonas.proxies.widths import parameter_groups
 
 
 def configure_process(threads: int = 1) -> None:
@@ -49,7 +50,8 @@ def configured_process(threads: int = 1) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """``score``: validation accuracy in [0, 1], 0 after divergence. Losses in nats, steps from 1."""
+    """``score``: on the validation part, in [0, 1], 0 after divergence: accuracy, or for text 1 - bits per byte / 8.
+    ``evidence``: further numbers of the score, for text bits_per_byte and loss. Losses in nats, steps from 1."""
 
     score: float
     steps: int
@@ -60,15 +62,17 @@ class TrainResult:
     seconds: float
     diverged_at: int | None = None
     last_finite_loss: float | None = None
+    evidence: Mapping[str, float] = field(default_factory=dict)
 
 
 class LayerInput(NamedTuple):
     """What a layer site is given: the tensor's shape, whether its memory is channels-last, and whether it comes
-    with a batch of training or one of validation."""
+    with a batch of training or one of validation. formula: of the site's layer, empty if it has none."""
 
     shape: tuple[int, ...]
     channels_last: bool
     training: bool
+    formula: str = ""
 
 
 class Trainer:
@@ -81,35 +85,41 @@ class Trainer:
         *,
         seed: int = 0,
         budget: float = 1.0,
+        lr_factor: float = 1.0,
+        share: float = 1.0,
+        parametrization: str = "standard",
         device: torch.device | str = "cpu",
     ) -> None:
-        """``budget`` multiplies the steps; the schedule stretches with it."""
+        """``budget`` multiplies the steps; the schedule stretches with it. ``lr_factor`` multiplies the learning rate.
+        ``share``: of the training data, that are seen; the steps stay the same. ``parametrization``: "standard" or
+        "mup"; see ``evonas.proxies.parametrization``."""
         started = time.perf_counter()
         spec = proxy.spec
         self.proxy, self.device = proxy, torch.device(device)
         self.total = max(1, round(spec.steps * budget))
+        self.lr = spec.lr * lr_factor
+        self.problem = problem(proxy)
         self.built = build(proxy, make_layer, seed, self.device)
         self.network: nn.Module = self.built.network
-        self._decayed, self._undecayed = self.built.decayed(), self.built.undecayed()
-        groups = [
-            {"params": self._decayed, "weight_decay": spec.weight_decay},
-            {"params": self._undecayed, "weight_decay": 0.0},
-        ]
-        self._optimiser = torch.optim.SGD(
-            [g for g in groups if g["params"]],
-            lr=spec.lr,
+        groups = parameter_groups(proxy, self.built, make_layer, parametrization)
+        self._optimiser = make_optimiser(
+            spec.optimiser,
+            groups,
+            lr=self.lr,
             momentum=spec.momentum,
-            nesterov=spec.nesterov and spec.momentum > 0,
-            fused=True,
+            nesterov=spec.nesterov,
+            betas=spec.betas,
         )
-        self._batches = Batches(
-            proxy.data, batch=spec.batch, crop=spec.crop, pool=spec.pool, flip=spec.flip, seed=seed,
-            device=self.device,
-        )  # fmt: skip
+        self._batches = self.problem.batches(seed=seed, share=share, device=self.device)
+        self._warmup = min(round(spec.warmup * self.total), self.total - 1)
         self.step = 0
         self.losses: list[float] = []
         self.diverged_at: int | None = None
         self.seconds = time.perf_counter() - started
+
+    def first_batch(self) -> Tensor:
+        """Inputs of the first training step: images or tokens."""
+        return self._batches(0)[0]
 
     def layer_inputs(self) -> list[LayerInput]:
         """What the layers of the network are given, each kind once: for a batch of training and one of validation.
@@ -123,7 +133,8 @@ class Trainer:
             x = inputs[0]
             last = x.dim() == 4 and not x.is_contiguous()
             last = last and x.is_contiguous(memory_format=torch.channels_last)
-            found[LayerInput(tuple(x.shape), last, training)] = None
+            formula = str(getattr(site, "formula", ""))
+            found[LayerInput(tuple(x.shape), last, training, formula)] = None
 
         hooks = [site.register_forward_pre_hook(seen) for site in self.built.sites]
         self.network.eval()
@@ -131,7 +142,7 @@ class Trainer:
             with torch.no_grad():
                 self.network(self._batches(self.step)[0])
                 training = False
-                self.network(next(self._validation(self.proxy.data.validation))[0])
+                self.network(next(self.problem.scored(self.proxy.data.validation, self.device))[0])
         finally:
             self.network.train()
             for hook in hooks:
@@ -150,10 +161,7 @@ class Trainer:
 
     def rate(self, step: int) -> float:
         """Learning rate of step ``step`` (from 0)."""
-        spec = self.proxy.spec
-        if spec.schedule == "constant":
-            return spec.lr
-        return spec.lr * 0.5 * (1.0 + math.cos(math.pi * step / self.total))
+        return schedules.rate(self.proxy.spec.schedule, self.lr, step, self.total, self._warmup)
 
     def run(self, until_step: int | None = None) -> None:
         """Train until ``until_step`` steps are done (None: all), or until the loss is not finite."""
@@ -172,11 +180,10 @@ class Trainer:
 
     def _advance(self) -> Tensor:
         spec = self.proxy.spec
-        images, labels = self._batches(self.step)
-        for group in self._optimiser.param_groups:
-            group["lr"] = self.rate(self.step)
+        inputs, targets = self._batches(self.step)
+        schedules.set_rate(self._optimiser.param_groups, self.rate(self.step))
         self._optimiser.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(self.network(images), labels, label_smoothing=spec.label_smoothing)
+        loss = self.problem.loss(self.network(inputs), targets, smoothing=spec.label_smoothing)
         loss.backward()
         if spec.clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), spec.clip)
@@ -196,49 +203,47 @@ class Trainer:
             total = sum((p.abs().max() for p in self.network.parameters() if p.numel()), torch.zeros(()))
         return bool(torch.isfinite(total))
 
-    def accuracy(self, split: Split) -> float:
-        """Fraction of ``split`` classified correctly in evaluation mode, 0 after divergence."""
+    def scored(self, split: Any) -> Score:
+        """Score on ``split`` in evaluation mode, with its evidence; 0 after divergence."""
         if self.diverged_at is None and not self._weights_finite():
             self.diverged_at = self.step
         if self.diverged_at is not None:
-            return 0.0
+            return Score(0.0)
         self.network.eval()
-        right = torch.zeros((), dtype=torch.int64, device=self.device)
-        with torch.no_grad():
-            for images, labels in self._validation(split):
-                logits = self.network(images)
-                correct = (logits.argmax(1) == labels) & torch.isfinite(logits).all(1)
-                right += correct.sum()
+        found = self.problem.score(self.network, split, self.device)
         self.network.train()
-        return int(right) / len(split)
+        return found
 
-    def _validation(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-        spec = self.proxy.spec
-        return whole(
-            split, self.proxy.data, batch=spec.eval_batch, crop=spec.eval_crop, pool=spec.pool, device=self.device
-        )  # fmt: skip
+    def accuracy(self, split: Any) -> float:
+        """Score on ``split``: for images the fraction classified correctly, in evaluation mode, 0 after divergence."""
+        return self.scored(split).value
+
+    def validation(self) -> Score:
+        """Score on the validation part, now, with its evidence."""
+        started = time.perf_counter()
+        found = self.scored(self.proxy.data.validation)
+        self.seconds += time.perf_counter() - started
+        return found
 
     def validate(self) -> float:
-        """Accuracy on the validation part, now."""
-        started = time.perf_counter()
-        accuracy = self.accuracy(self.proxy.data.validation)
-        self.seconds += time.perf_counter() - started
-        return accuracy
+        """Score on the validation part, now: accuracy, or for text 1 - bits per byte / 8."""
+        return self.validation().value
 
     def finish(self) -> TrainResult:
         """Train to the end and score."""
         self.run()
-        score = self.validate()
+        found = self.validation()
         tail = self.losses[-max(1, self.total // 10) :]
         diverged = self.diverged_at is not None
         return TrainResult(
-            score=score,
+            score=found.value,
             steps=self.step if self.diverged_at is None else self.diverged_at,
             first_loss=self.losses[0] if self.losses else None,
             final_loss=None if diverged else sum(tail) / len(tail),
             seconds=self.seconds,
             diverged_at=self.diverged_at,
             last_finite_loss=self.losses[-1] if diverged and self.losses else None,
+            evidence=found.evidence,
         )
 
 

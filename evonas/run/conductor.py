@@ -11,20 +11,21 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from statistics import fmean
 from typing import Any
 
 from evonas.errors import VerificationError
 from evonas.evaluation.protocol import Outcome, Task
 from evonas.evaluation.screening import Screen, ScreeningOptions, Verdict
 from evonas.evolution import Proposal, can_still_matter, make_bar, make_strategy
-from evonas.layers.layer import resolve_layer
+from evonas.graph import Assembly, Graph
+from evonas.layers import AssembledLayer, Layer, resolve_candidate
 from evonas.rng import Draws, derive_seed
-from evonas.run.finalists import Finalist, Replicate, choose_finalists, rank_finalists
+from evonas.run.finalists import Finalist, choose_finalists, rank_finalists
 from evonas.run.objectives import LatencyObjective, vector
 from evonas.run.schema import Event, pack
 from evonas.run.settings import Settings
-from evonas.search_spaces import Space
+from evonas.run.sweeps import ORIGIN, FinalistSweep, Replicate
+from evonas.search_spaces import AnySpace
 
 #: Kinds that the conductor decides by itself; all others tell it what happened outside.
 DECISIONS = frozenset({"run_started", "proposed", "rerank_planned", "rerank_finished", "run_finished"})
@@ -34,16 +35,21 @@ DECISIONS = frozenset({"run_started", "proposed", "rerank_planned", "rerank_fini
 _SAMPLE = 16
 
 
+def meaning(candidate: Layer | AssembledLayer) -> Graph | Assembly:
+    """What a space encodes and checks."""
+    return candidate.graph if isinstance(candidate, Layer) else candidate.assembly
+
+
 class Arm:
     """One strategy with its memory and counters: the search, or the control beside it."""
 
-    def __init__(self, name: str, strategy: str, space: Space, settings: Settings) -> None:
+    def __init__(self, name: str, strategy: str, space: AnySpace, settings: Settings) -> None:
         self.name = name
         search = settings.search
         options = settings.strategy if name == "search" else {}
         seeds = search.seeds if name == "search" else ()
         self._seeds = [
-            space.encode(resolve_layer(text).graph, Draws("seed", search.seed, i))
+            space.encode(meaning(resolve_candidate(text)), Draws("seed", search.seed, i))
             for i, text in enumerate(seeds)
         ]
         self.strategy = make_strategy(strategy, space, search.seed, name, options)
@@ -95,7 +101,7 @@ class Conductor:
         space: built from these settings.
     """
 
-    def __init__(self, settings: Settings, space: Space) -> None:
+    def __init__(self, settings: Settings, space: AnySpace) -> None:
         self.settings = settings
         self.space = space
         self.proxies = settings.evaluation.proxies
@@ -103,7 +109,7 @@ class Conductor:
         self.arms = {"search": Arm("search", settings.search.strategy, space, settings)}
         if settings.search.control != "none":
             self.arms["control"] = Arm("control", settings.search.control, space, settings)
-        self.baselines = [resolve_layer(text) for text in settings.search.baselines]
+        self.baselines = [resolve_candidate(text) for text in settings.search.baselines]
         self.baseline_ids: dict[int, str] = {}
         self.baseline_scores: dict[int, tuple[float, ...]] = {}
         self.baseline_latencies: dict[int, float] = {}
@@ -120,6 +126,8 @@ class Conductor:
         self.finalists: list[Finalist] | None = None
         self.replicates: dict[int, dict[int, Replicate]] = {}
         self._planned: list[tuple[Finalist, int]] = []
+        self._unswept: list[Finalist] = []
+        self.sweeps: dict[int, FinalistSweep] = {}
         self._judged: tuple[int, Verdict] | None = None
         self.ranking: list[dict[str, Any]] | None = None
         self.outcomes: dict[str, int] = {}
@@ -142,7 +150,9 @@ class Conductor:
             if arm is not None:
                 return self._proposal(arm) if room else None
             return None if self.flights else self._plan()
-        if self._planned and self.stopping != "rerank":
+        if self.stopping != "rerank" and self._unswept:
+            return self._sweep() if room else None
+        if self.stopping != "rerank" and self._planned and self._swept(self._planned[0][0]):
             return self._replicate() if room else None
         if self.flights:
             return None
@@ -175,7 +185,7 @@ class Conductor:
         name = layer.name if layer.name != "layer" else layer.formula
         return Event(
             "proposed", arm="baseline", candidate=self.next_candidate, attempt=1, origin="baseline",
-            digest=bytes.fromhex(layer.digest), formula=layer.formula, outcome="dispatched",
+            digest=bytes.fromhex(layer.digest), formula=layer.text, outcome="dispatched",
             detail=pack({"name": name, **self.latency.detail(layer.formula)}),
         )  # fmt: skip
 
@@ -205,16 +215,34 @@ class Conductor:
         detail = {"finalists": [f.to_dict() for f in finalists], "seeds": self.settings.rerank.seeds}
         return Event("rerank_planned", arm="rerank", detail=pack(detail))
 
-    def _replicate(self) -> Event:
-        finalist, replicate = self._planned[0]
+    def _sweep(self) -> Event:
+        finalist = self._unswept[0]
         return Event(
             "proposed", arm="rerank", candidate=self.next_candidate, attempt=1, parent=finalist.candidate,
-            origin="rerank", formula=finalist.formula, outcome="dispatched", detail=pack({"replicate": replicate}),
+            origin=ORIGIN, formula=finalist.formula, outcome="dispatched",
+            detail=pack({"lr_factors": list(self.settings.rerank.lr_factors)}),
+        )  # fmt: skip
+
+    def _swept(self, finalist: Finalist) -> bool:
+        """Whether the learning rates of a finalist's trainings are known."""
+        return not self.settings.rerank.lr_factors or finalist.candidate in self.sweeps
+
+    def _replicate(self) -> Event:
+        finalist, replicate = self._planned[0]
+        detail: dict[str, Any] = {"replicate": replicate}
+        if finalist.candidate in self.sweeps:
+            detail["lr"] = self.sweeps[finalist.candidate].lr
+        return Event(
+            "proposed", arm="rerank", candidate=self.next_candidate, attempt=1, parent=finalist.candidate,
+            origin="rerank", formula=finalist.formula, outcome="dispatched", detail=pack(detail),
         )  # fmt: skip
 
     def _rank(self) -> Event:
         assert self.finalists is not None
-        ranking = rank_finalists(self.finalists, self.replicates, self.proxies)
+        ranking = rank_finalists(
+            self.finalists, self.replicates, self.proxies,
+            self.sweeps if self.settings.rerank.lr_factors else None, self._shares(),
+        )  # fmt: skip
         return Event("rerank_finished", arm="rerank", detail=pack({"ranking": ranking}))
 
     def _finish(self) -> Event:
@@ -321,12 +349,33 @@ class Conductor:
             self.baseline_ids[candidate] = str(event.details()["name"])
             self._fly(event, "funnel", None)
         elif event.arm == "rerank":
-            _, replicate = self._planned.pop(0)
-            seed = derive_seed("rerank", self.settings.search.seed, replicate)
-            self._fly(event, "final", None, seed=seed, budget=self.settings.rerank.budget)
-            self.flights[candidate].replicate = replicate
+            self._on_training(event, candidate)
         else:
             self._on_candidate(event, candidate)
+
+    def _on_training(self, event: Event, candidate: int) -> None:
+        """A sweep, whose seed is none of the replicates', or a replicate."""
+        rerank, seed = self.settings.rerank, self.settings.search.seed
+        if event.origin == ORIGIN:
+            self._unswept.pop(0)
+            more: dict[str, Any] = {"lr_factors": rerank.lr_factors}
+            self._fly(
+                event, "sweep", None, seed=derive_seed("sweep", seed), budget=rerank.budget,
+                trainings=len(rerank.lr_factors), more=more,
+            )  # fmt: skip
+            return
+        _, replicate = self._planned.pop(0)
+        shares = self._shares()
+        more = {"lr": event.details().get("lr"), "data_shares": shares}
+        self._fly(
+            event, "final", None, seed=derive_seed("rerank", seed, replicate), budget=rerank.budget,
+            trainings=1 + len(shares), more=more,
+        )  # fmt: skip
+        self.flights[candidate].replicate = replicate
+
+    def _shares(self) -> tuple[float, ...]:
+        """Shares of the data on which finalists are trained too; all of the data is trained on anyway."""
+        return tuple(s for s in self.settings.rerank.data_shares if s < 1)
 
     def _on_candidate(self, event: Event, candidate: int) -> None:
         arm = self.arms[str(event.arm)]
@@ -361,13 +410,18 @@ class Conductor:
         *,
         seed: int | None = None,
         budget: float = 1.0,
+        trainings: int = 1,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
+        """Send a candidate out. ``trainings``: on every proxy, each of which has the deadline of one. ``more``: further
+        fields of the task."""
         assert event.candidate is not None
         settings = self.settings
         task = Task(
             event.candidate, str(event.formula), attempt=1, arm=str(event.arm),
             seed=derive_seed("evaluation", settings.search.seed) if seed is None else seed,
-            mode=mode, budget=budget, bar=bar, deadline_s=settings.evaluation.deadline_s * max(1.0, budget),
+            mode=mode, budget=budget, bar=bar,
+            deadline_s=settings.evaluation.deadline_s * max(1.0, budget) * trainings, **(more or {}),
         )  # fmt: skip
         latency = event.details().get("latency_us") if self.latency.modelled else None
         self.flights[event.candidate] = Flight(
@@ -389,11 +443,12 @@ class Conductor:
         scores = tuple(event.scores or ()) if event.outcome == "scored" else None
         complete: tuple[float, ...] | None = scores  # type: ignore[assignment]
         if flight.arm == "rerank":
-            if complete is not None and flight.parent is not None:
-                validation = [r["evidence"].get("validation") for r in event.details().get("reports", ())]
-                known = [v for v in validation if v is not None]
-                mean = fmean(known) if known and len(known) == len(complete) else None
-                self.replicates.setdefault(flight.parent, {})[flight.replicate] = Replicate(complete, mean)
+            assert flight.parent is not None
+            if flight.task.mode == "sweep":
+                self.sweeps[flight.parent] = FinalistSweep.read(event, self.proxies)
+            elif complete is not None:
+                found = Replicate.read(event, complete, self.proxies, self._shares())
+                self.replicates.setdefault(flight.parent, {})[flight.replicate] = found
             return
         self.outcomes[str(event.outcome)] = self.outcomes.get(str(event.outcome), 0) + 1
         latency = event.details().get("latency_us") if self.latency.measured else flight.latency
@@ -434,11 +489,13 @@ class Conductor:
             self.budget = max(self.budget, int(candidates))
             self.finished, self.finalists, self.ranking = False, None, None
             self._planned, self.replicates = [], {}
+            self._unswept, self.sweeps = [], {}
 
     def _on_rerank_planned(self, event: Event) -> None:
         detail = event.details()
         self.finalists = [Finalist(**f) for f in detail["finalists"]]
         self._planned = [(f, r) for r in range(detail["seeds"]) for f in self.finalists]
+        self._unswept = list(self.finalists) if self.settings.rerank.lr_factors else []
 
     def _on_rerank_finished(self, event: Event) -> None:
         self.ranking = event.details()["ranking"]
@@ -470,8 +527,8 @@ class Conductor:
         return None
 
     def replicates_left(self) -> int:
-        """Re-ranking trainings that are planned and not sent out."""
-        return len(self._planned)
+        """Re-ranking trainings that are planned and not sent out, a sweep counted as one."""
+        return len(self._planned) + len(self._unswept)
 
     def waiting(self) -> Iterator[Task]:
         """Tasks in flight, by candidate id: what a resumed run sends out again."""
@@ -490,6 +547,11 @@ class Conductor:
             flights,
         ]
         parts += [sorted(self.baseline_scores.items()), sorted(self.replicates.items()), len(self._planned)]
+        if self.settings.rerank.lr_factors:
+            swept = sorted(
+                (candidate, sorted(sweep.points.items())) for candidate, sweep in self.sweeps.items()
+            )
+            parts += [swept, len(self._unswept)]
         if self.latency.on:
             parts.append(sorted(self.baseline_latencies.items()))
         for arm in self.arms.values():

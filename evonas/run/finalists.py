@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
+
+from evonas.run.sweeps import FinalistSweep, Replicate
 
 if TYPE_CHECKING:
     from evonas.run.conductor import Arm, Conductor
@@ -32,14 +34,6 @@ class Finalist:
         return values
 
 
-@dataclass(frozen=True, slots=True)
-class Replicate:
-    """One training of a finalist on a fresh seed: held-out accuracy per proxy, mean validation accuracy."""
-
-    heldout: tuple[float, ...]
-    validation: float | None = None
-
-
 def choose_finalists(state: Conductor) -> list[Finalist]:
     """The best of the search and of the control, and every baseline, whether the funnel let it pass or not.
 
@@ -55,7 +49,7 @@ def choose_finalists(state: Conductor) -> list[Finalist]:
     for layer, (candidate, name) in zip(state.baselines, state.baseline_ids.items(), strict=False):
         scores = state.baseline_scores.get(candidate)
         mean, latency = fmean(scores) if scores else None, state.baseline_latencies.get(candidate)
-        chosen.append(Finalist(candidate, "baseline", name, layer.formula, mean, latency))
+        chosen.append(Finalist(candidate, "baseline", name, layer.text, mean, latency))
     return chosen if rerank.seeds > 0 else []
 
 
@@ -74,7 +68,11 @@ def _best(arm: Arm, count: int) -> list[Finalist]:
 
 
 def rank_finalists(
-    finalists: Sequence[Finalist], replicates: Mapping[int, Mapping[int, Replicate]], proxies: Sequence[str]
+    finalists: Sequence[Finalist],
+    replicates: Mapping[int, Mapping[int, Replicate]],
+    proxies: Sequence[str],
+    sweeps: Mapping[int, FinalistSweep] | None = None,
+    shares: Sequence[float] = (),
 ) -> list[dict[str, Any]]:
     """One row per finalist, best held-out mean first; a finalist without a finished training last, with n = 0.
 
@@ -84,6 +82,10 @@ def rank_finalists(
     held-out mean of the chosen one is not the best of several. versus: the chosen baseline's name, and mean and
     std of the difference to it over the seeds that both have (the same seed means the same weights, data order
     and crops).
+
+    After a sweep of the learning rate: lr, proxy -> factor; sensitivity, proxy -> best minus worst validation score
+    of the sweep; sweep, proxy -> its points. Where there are shares of the data: data_shares, share -> n, mean, std
+    and per_proxy over the trainings on that share. Neither takes part in the order.
     """
     means = {c: {r: fmean(one.heldout) for r, one in runs.items()} for c, runs in replicates.items()}
     validation = {
@@ -124,8 +126,20 @@ def rank_finalists(
             both = sorted(own_means.keys() & theirs.keys())
             difference, spread = _spread([own_means[r] - theirs[r] for r in both])
             row["versus"] = {"name": reference.name, "mean": difference, "std": spread, "n": len(both)}
+        if sweeps is not None and finalist.candidate in sweeps:
+            row |= sweeps[finalist.candidate].to_dict()
+        if shares:
+            row["data_shares"] = {f"{share:g}": _at_share(runs.values(), share, proxies) for share in shares}
         rows.append(row)
     return sorted(rows, key=lambda r: (-(r["mean"] if r["mean"] is not None else -math.inf), r["candidate"]))
+
+
+def _at_share(runs: Iterable[Replicate], share: float, proxies: Sequence[str]) -> dict[str, Any]:
+    """n, mean, std and per_proxy of the trainings on a share of the data."""
+    found = [scores for one in runs if (scores := one.at_share(share)) is not None]
+    mean, std = _spread([fmean(scores) for scores in found])
+    per_proxy = {p: _spread([scores[i] for scores in found]) for i, p in enumerate(proxies)}
+    return {"n": len(found), "mean": mean, "std": std, "per_proxy": per_proxy}
 
 
 def _spread(values: Sequence[float]) -> list[float | None]:

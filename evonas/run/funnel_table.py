@@ -14,6 +14,7 @@ STAGES = (
     "structural",
     "duplicate",
     "probe",
+    "causal",
     "hurdle",
     "quality",
     "stability",
@@ -22,6 +23,7 @@ STAGES = (
     "evaluation",
 )
 _CHEAP = STAGES[:3]
+_CAUSAL = "causal"
 #: First of the slots' stages where trainings begin on kernels, before full training where they change to them.
 _KERNEL = "kernel"
 
@@ -43,6 +45,7 @@ class FunnelTable:
         self.stages: dict[str, dict[str, StageCount]] = {}
         self.proposed: Counter[str] = Counter()
         self.scored: Counter[str] = Counter()
+        self._dispatched: Counter[str] = Counter()
 
     def add(self, event: Event) -> None:
         """Count one event."""
@@ -62,6 +65,8 @@ class FunnelTable:
         if arm == "baseline":
             return
         last = _CHEAP.index(event.stage) if event.stage in _CHEAP else len(_CHEAP) - 1
+        if event.outcome == "dispatched":
+            self._dispatched[arm] += 1
         for name in _CHEAP[: last + 1]:
             self.stage(arm, name).entered += 1
         if event.outcome == "rejected" and event.stage is not None:
@@ -88,7 +93,10 @@ class FunnelTable:
             count.reasons[_kind_of(event.reason)] += 1
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per arm and stage, in order."""
+        """One row per arm and stage, in order. The test of causality is a row where it has turned something away."""
+        for arm, stages in self.stages.items():
+            if _CAUSAL in stages:
+                stages[_CAUSAL].entered = stages[_CAUSAL].rejected + self._dispatched[arm]
         return [
             {
                 "arm": arm,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evonas.errors import UsageError, unknown_name
-from evonas.graph import Graph
+from evonas.graph import Assembly
 from evonas.kernels.latency import DEVICES, model_name, modelled_latency
 
 ACCURACY, LATENCY = "accuracy", "latency"
@@ -76,9 +76,14 @@ class LatencyObjective:
     def model(self, formula: str) -> float:
         """Whole microseconds by the model; a function of the formula alone.
 
-        Rounded, since a front must not hold what differs by the bytes of a parameter vector.
+        Of an assembly, the sum over its parts: each counts once, however many places of a network it fills. Rounded,
+        since a front must not hold what differs by the bytes of a parameter vector.
         """
-        return float(round(modelled_latency(Graph.parse(formula), layout=self._layout, device=self._origin)))
+        times = (
+            modelled_latency(graph, layout=self._layout, device=self._origin)
+            for graph in Assembly.parse(formula).graphs
+        )
+        return float(round(sum(times)))
 
     def detail(self, formula: str) -> dict[str, Any]:
         """What the log says of a candidate that is sent out: empty unless latencies are modelled."""

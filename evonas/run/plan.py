@@ -13,13 +13,18 @@ from evonas.errors import EnvironmentUnusable
 from evonas.evaluation.kernel_choice import PAYS_FROM, choose
 from evonas.run.objectives import describe_objectives
 from evonas.run.settings import Settings
-from evonas.search_spaces import Space
+from evonas.search_spaces import AnySpace, genotypes_log10
 
 if TYPE_CHECKING:
     from evonas.proxies import Proxy
 
-#: Seconds of one core for one training step with BN-ReLU at scale tiny, used where nothing can be timed.
-STEP_SECONDS = {"resnet": 0.045, "mobilenet": 0.045, "efficientnet": 0.060}
+#: Seconds of one core for one training step at scale tiny, with BN-ReLU on images and RMSNorm and SiLU on tokens; used
+#: where nothing can be timed.
+STEP_SECONDS = {
+    "resnet": 0.045, "mobilenet": 0.045, "efficientnet": 0.060, "transformer": 0.1, "transnormer": 0.1, "soft": 0.1,
+}  # fmt: skip
+#: By layout: the layer that steps are timed with.
+TIMED_WITH = {"nchw": "bn_relu", "btc": "rms_norm+silu"}
 #: Share of the candidates that reach the slots and pass the quality and stability tests; a rough middle for the
 #: estimate between "none does" and "all do". Runs differ: the funnel table of a run has its own.
 PASS_SHARE = 0.3
@@ -61,24 +66,11 @@ class ProxyCost:
         return (self.ascent_steps + 1) * self.ascent
 
 
-def genotypes_log10(space: Space) -> float:
-    """Decimal logarithm of the number of genotypes of a space: for node i of n, the sum over its operations of
-    (inputs + i) ** arity, multiplied over the nodes (one choice of two equal arguments less where they must differ)."""
-    unary = sum(op.arity == 1 for op in space.operations)
-    binary = len(space.operations) - unary
-    total = 0.0
-    for i in range(space.nodes):
-        n = len(space.inputs) + i
-        pairs = n * (n - 1) if space.options.distinct_inputs else n * n
-        total += math.log10(max(1, unary * n + binary * pairs))
-    return total
-
-
-def make_plan(settings: Settings, space: Space, *, measure: bool = True) -> dict[str, Any]:
+def make_plan(settings: Settings, space: AnySpace, *, measure: bool = True) -> dict[str, Any]:
     """The plan as plain values: space, stages, budget, trainings, steps, seconds, memory, disk.
 
     Args:
-        measure: time a few steps of every proxy with BN-ReLU; otherwise take them from ``STEP_SECONDS``.
+        measure: time a few steps of every proxy with a known layer (``TIMED_WITH``); otherwise take them from ``STEP_SECONDS``.
 
     ``seconds`` has three figures of wall-clock time on the slots: ``low`` if every candidate fails the quality test
     on the first proxy, ``high`` if every one is trained on all of them, ``likely`` in between (``PASS_SHARE``).
@@ -87,6 +79,9 @@ def make_plan(settings: Settings, space: Space, *, measure: bool = True) -> dict
     arms = 1 if search.control == "none" else 2
     finalists = rerank.top + (rerank.control_top if arms > 1 else 0) + len(search.baselines)
     replicates = finalists * rerank.seeds
+    sizes = 1 + sum(share < 1 for share in rerank.data_shares)
+    swept = finalists * len(rerank.lr_factors) if replicates else 0
+    finals = replicates * sizes + swept
     candidates, baselines = arms * search.candidates, len(search.baselines)
     cores = _cores()
     plan: dict[str, Any] = {
@@ -96,9 +91,10 @@ def make_plan(settings: Settings, space: Space, *, measure: bool = True) -> dict
             "inputs": list(space.inputs),
             "operations": len(space.operations),
             "nodes": space.nodes,
+            **({"slots": list(space.groups)} if space.groups != ("all",) else {}),
             "genotypes_log10": round(genotypes_log10(space), 1),
         },
-        "stages": _stages(settings),
+        "stages": _stages(settings, space.causal),
         "objectives": describe_objectives(settings.to_dict()),
         "arms": {"search": search.strategy} | ({"control": search.control} if arms > 1 else {}),
         "budget": {
@@ -106,7 +102,9 @@ def make_plan(settings: Settings, space: Space, *, measure: bool = True) -> dict
             "candidates": candidates,
             "baselines": baselines,
             "finalists": finalists if replicates else 0,
-            "rerank_trainings_per_proxy": replicates,
+            "rerank_trainings_per_proxy": finals,
+            **({"sweep_trainings_per_proxy": swept} if swept else {}),
+            **({"data_sizes": sizes} if replicates and sizes > 1 else {}),
             "max_time_s": search.max_time_s or None,
         },
         "slots": {"count": settings.workers.count, "backend": settings.workers.backend, "processors": cores},
@@ -120,8 +118,8 @@ def make_plan(settings: Settings, space: Space, *, measure: bool = True) -> dict
         {name: getattr(c, name) for name in ("proxy", "steps", "quality_steps", "step", "ascent", "measured")}
         for c in costs
     ]
-    plan["trainings"] = _trainings(settings, costs, candidates, baselines, replicates)
-    plan["seconds"] = _seconds(settings, costs, candidates, baselines, replicates, cores)
+    plan["trainings"] = _trainings(settings, costs, candidates, baselines, finals)
+    plan["seconds"] = _seconds(settings, costs, candidates, baselines, finals, cores)
     plan["memory_bytes"] = memory
     return plan
 
@@ -130,9 +128,10 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _stages(settings: Settings) -> list[str]:
+def _stages(settings: Settings, causal: bool) -> list[str]:
     names = ["structural", "duplicate"]
     names += ["probe"] if settings.screening.probe else []
+    names += ["causal"] if causal else []
     backend = _kernels(settings)
     names += ["kernel"] if backend == "c" else []
     names += ["hurdle"] if settings.evaluation.hurdle else []
@@ -140,7 +139,10 @@ def _stages(settings: Settings) -> list[str]:
     names += ["stability"] if settings.evaluation.stability else []
     names += ["kernel"] if backend == "triton" else []
     names += ["matter"] if settings.matter.enabled else []
-    return [*names, "training", *(["rerank"] if settings.rerank.seeds else [])]
+    names.append("training")
+    if settings.rerank.seeds:
+        names += ["sweep", "rerank"] if settings.rerank.lr_factors else ["rerank"]
+    return names
 
 
 def _kernels(settings: Settings) -> str:
@@ -161,16 +163,16 @@ def _kernels(settings: Settings) -> str:
 
 
 def _trainings(
-    settings: Settings, costs: list[ProxyCost], candidates: int, baselines: int, replicates: int
+    settings: Settings, costs: list[ProxyCost], candidates: int, baselines: int, finals: int
 ) -> dict[str, Any]:
     """Full trainings and training steps, from all-rejected to all-trained."""
     full = sum(c.steps for c in costs)
     final = sum(round(c.steps * settings.rerank.budget) for c in costs)
     first = _first_test(settings, costs[0])
-    always = baselines * full + replicates * final
+    always = baselines * full + finals * final
     return {
-        "low": (baselines + replicates) * len(costs),
-        "high": (candidates + baselines + replicates) * len(costs),
+        "low": (baselines + finals) * len(costs),
+        "high": (candidates + baselines + finals) * len(costs),
         "steps_low": always + candidates * first,
         "steps_high": always + candidates * full,
     }
@@ -187,7 +189,7 @@ def _first_test(settings: Settings, cost: ProxyCost) -> int:
 
 
 def _seconds(
-    settings: Settings, costs: list[ProxyCost], candidates: int, baselines: int, replicates: int, cores: int
+    settings: Settings, costs: list[ProxyCost], candidates: int, baselines: int, finals: int, cores: int
 ) -> dict[str, float]:
     evaluation = settings.evaluation
     # the steps of the quality test are the first ones of the training
@@ -200,7 +202,7 @@ def _seconds(
     rejected = _first_test(settings, costs[0]) * costs[0].step
     if not evaluation.hurdle:
         rejected += costs[0].validation
-    always = baselines * trained + replicates * final
+    always = baselines * trained + finals * final
     at_once = max(1, min(settings.workers.count, cores))
     figures = {
         "low": always + candidates * rejected,
@@ -217,12 +219,17 @@ def proxy_costs(settings: Settings, *, measure: bool = True) -> tuple[list[Proxy
     Raises:
         UsageError, DataError: an unknown proxy, scale or field, or data that cannot be read.
     """
-    from evonas import data, proxies
+    from evonas import proxies
 
     evaluation = settings.evaluation
-    dataset = data.load(evaluation.data or data.DEFAULT, path=evaluation.data_path)
+    changes = proxies.check_changes(evaluation.changes, evaluation.scale, evaluation.proxies)
     found = [
-        proxies.get(name, scale=evaluation.scale, data=dataset, **evaluation.changes)
+        proxies.get(
+            name,
+            scale=evaluation.scale,
+            data=proxies.data_of(name, evaluation.data, evaluation.data_path),
+            **changes[name],
+        )
         for name in evaluation.proxies
     ]
     slots = settings.workers.count
@@ -250,24 +257,37 @@ def _resident() -> int:
 def _from_table(proxy: Proxy) -> ProxyCost:
     spec = proxy.spec
     step = STEP_SECONDS.get(proxy.name, max(STEP_SECONDS.values()))
-    validation = step * len(proxy.data.validation) / (3 * spec.batch)
+    validation = step * _samples(proxy) / (3 * spec.batch)
     return ProxyCost(
         proxy.name, spec.steps, spec.quality_steps, spec.stability_steps, step, 2 * step, validation, False
     )
 
 
+def _samples(proxy: Proxy) -> int:
+    """Images, or windows of text, that a score is made of."""
+    return proxy.spec.eval_windows if proxy.kind == "text" else len(proxy.data.validation)
+
+
 def _timed(proxy: Proxy, device: str, stability: bool, backend: str) -> ProxyCost:
     from functools import partial
 
+    from evonas.layers import resolve_candidate
     from evonas.layers.c_layer import CGraphLayer
-    from evonas.layers.layer import named_layer
     from evonas.proxies import Trainer, stability_test
 
-    layer, spec = named_layer("bn_relu"), proxy.spec
+    candidate, spec = resolve_candidate(TIMED_WITH[proxy.layout]), proxy.spec
+
+    def made(backend: str, channels: int, slot: str | None = None) -> Any:
+        layer = candidate.layer(slot)
+        if layer is None:
+            return None
+        if backend == "c":
+            return CGraphLayer(layer.graph, channels, layout=proxy.layout, affine=layer.affine)
+        return layer.module(channels, layout=proxy.layout, backend=backend)
+
     # on a processor that others use too, the time of this process is what a core of its own would take
     clock = time.process_time if device == "cpu" else time.perf_counter
-    make = partial(layer.module, backend="eager" if backend == "c" else backend)
-    trainer = Trainer(proxy, partial(CGraphLayer, layer.graph) if backend == "c" else make, device=device)
+    trainer = Trainer(proxy, partial(made, backend), device=device)
     trainer.run(1)  # warms up allocators and thread pools
     steps, begun = 0, clock()
     while steps < 10 and (steps == 0 or clock() - begun < _PATIENCE) and trainer.step < trainer.total:
@@ -278,10 +298,10 @@ def _timed(proxy: Proxy, device: str, stability: bool, backend: str) -> ProxyCos
     begun = clock()
     if quick:
         trainer.validate()
-    validation = clock() - begun if quick else step * len(proxy.data.validation) / (3 * spec.batch)
+    validation = clock() - begun if quick else step * _samples(proxy) / (3 * spec.batch)
     begun = clock()
     if quick and stability:
-        stability_test(proxy, partial(layer.module, backend="eager"), steps=1, device=device)
+        stability_test(proxy, partial(made, "eager"), steps=1, device=device)
     ascent = (clock() - begun) / 2 if quick else 2 * step * spec.stability_batch / spec.batch
     return ProxyCost(
         proxy.name, spec.steps, spec.quality_steps, spec.stability_steps, step, ascent, validation, True

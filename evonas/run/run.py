@@ -9,8 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from evonas.errors import UsageError
-from evonas.graph import Graph
-from evonas.layers.layer import Layer
+from evonas.layers import AssembledLayer, Layer, candidate_from
 from evonas.run.candidates import candidate_table
 from evonas.run.directory import RunDirectory, find_run
 from evonas.run.funnel_table import FunnelTable
@@ -172,7 +171,7 @@ class Run:
         except ValueError:
             raise UsageError(f"{candidate!r} is not a candidate", hint='give its number or "best"') from None
 
-    def layer(self, candidate: int | str = "best") -> Layer:
+    def layer(self, candidate: int | str = "best") -> Layer | AssembledLayer:
         """The layer of a candidate that was sent out to be trained.
 
         Raises:
@@ -184,9 +183,13 @@ class Run:
                 f"candidate {candidate} was turned away by stage {row['stage']}: {row['reason']}"
             )
         layout = str(self.directory.space.get("layout", "nchw"))
-        return Layer(
-            f"{self.id}/{row['candidate']}", Graph.parse(row["formula"]), layout, source=str(self.path)
-        )
+        return candidate_from(row["formula"], f"{self.id}/{row['candidate']}", layout, str(self.path))
 
     def __repr__(self) -> str:
         return f"<Run {self.id}: {self.status}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: status, and the front with its formulas typeset."""
+        from evonas.run.notebook import run_html
+
+        return run_html(self)

@@ -14,6 +14,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from evonas import primitives, search_spaces
+from evonas.data import Dataset
 from evonas.errors import (
     EnvironmentUnusable,
     EvonasError,
@@ -26,13 +27,14 @@ from evonas.evaluation.kernel_choice import choose
 from evonas.evaluation.protocol import EvaluatorSpec
 from evonas.evaluation.registry import find_evaluator
 from evonas.evolution import make_bar, strategy_names, strategy_options
-from evonas.layers import ZOO, resolve_layer
+from evonas.layers import resolve_candidate
+from evonas.layers.assembled import is_name
 from evonas.plugins import describe_plugins, load_entry_points, load_plugins
 from evonas.run._files import write_json, write_text
 from evonas.run._toml import dump_toml
 from evonas.run.backends import KINDS, make_backend
 from evonas.run.candidates import write_candidates
-from evonas.run.conductor import Conductor
+from evonas.run.conductor import Conductor, meaning
 from evonas.run.directory import RunDirectory
 from evonas.run.drive import Driver, Observer
 from evonas.run.log import EventLog, read_events, scan_log
@@ -40,7 +42,7 @@ from evonas.run.objectives import LATENCY, MEASURED, describe_objectives
 from evonas.run.schema import Event, pack
 from evonas.run.segments import EVENTS, segment_paths
 from evonas.run.settings import Settings
-from evonas.search_spaces import Space
+from evonas.search_spaces import AnySpace
 
 
 def load_all_plugins(plugins: Sequence[Mapping[str, str]]) -> None:
@@ -55,12 +57,12 @@ def with_plugins(settings: Settings, paths: Iterable[str | os.PathLike[str]]) ->
     return replace(settings, plugins=tuple(describe_plugins([os.fspath(p) for p in paths])))
 
 
-def build_space(settings: Settings) -> Space:
+def build_space(settings: Settings) -> AnySpace:
     """The space that settings name; ``UsageError`` for an unknown name or option."""
     return search_spaces.get(settings.search.space, **settings.space)
 
 
-def check_settings(settings: Settings) -> Space:
+def check_settings(settings: Settings) -> AnySpace:
     """Everything that can be known before the first candidate; returns the space.
 
     Raises:
@@ -75,11 +77,9 @@ def check_settings(settings: Settings) -> Space:
     if settings.search.control not in ("none", *strategy_names()):
         raise unknown_name("control strategy", settings.search.control, ["none", *strategy_names()])
     for text in settings.search.baselines:
-        layer = resolve_layer(text)
-        for index in layer.graph.index_sets:
-            space.layout.check(index)
+        resolve_candidate(text).laid_out(space.layout.name)
     for text in settings.search.seeds:
-        space.check(resolve_layer(text).graph)
+        space.check(meaning(resolve_candidate(text)))
     matter = asdict(settings.matter)
     matter.pop("enabled")
     make_bar((), **matter)
@@ -115,7 +115,7 @@ def _check_latency(settings: Settings, strategy: Mapping[str, Any]) -> None:
         )
 
 
-def _check_reachable(settings: Settings, space: Space) -> None:
+def _check_reachable(settings: Settings, space: AnySpace) -> None:
     """Every primitive of the space must exist in the slots too, which load plug-ins and nothing of the caller's."""
     if settings.workers.backend == "inline":
         return
@@ -149,7 +149,7 @@ def _check_device(device: str, address: str | None) -> None:
 
 
 def _check_proxies(settings: Settings) -> None:
-    from evonas import data, proxies
+    from evonas import proxies
 
     evaluation = settings.evaluation
     _check_device(evaluation.device, settings.workers.address)
@@ -163,9 +163,13 @@ def _check_proxies(settings: Settings) -> None:
         specs = {scale: table[name] for scale, table in proxies.SCALES.items() if name in table}
         if specs and evaluation.scale not in specs:
             raise unknown_name("scale", evaluation.scale, specs)
-        if specs:
-            specs[evaluation.scale].replace(**evaluation.changes)
-        data.load(evaluation.data or proxies.data_name(name) or data.DEFAULT, path=evaluation.data_path)
+    changes = proxies.check_changes(evaluation.changes, evaluation.scale, evaluation.proxies)
+    for name in evaluation.proxies:
+        loaded = proxies.data_of(name, evaluation.data, evaluation.data_path)
+        spec = proxies.SCALES.get(evaluation.scale, {}).get(name)
+        if isinstance(loaded, Dataset) and spec is not None:
+            batch = int(changes[name].get("batch", spec.batch))
+            _check_shares(settings.rerank.data_shares, len(loaded.train), batch)
     for key, value in evaluation.layer.items():
         if key not in _LAYER_OPTIONS:
             raise unknown_name("key of evaluation.layer", key, _LAYER_OPTIONS)
@@ -174,6 +178,17 @@ def _check_proxies(settings: Settings) -> None:
         if not number or float(value) <= 0:
             needed = f"needed is a {'whole ' if whole else ''}number above 0"
             raise UsageError(f"evaluation.layer.{key} = {value!r} does not fit", hint=needed)
+
+
+def _check_shares(shares: Sequence[float], images: int, batch: int) -> None:
+    """Refuse now what a slot would refuse hours later."""
+    for share in shares:
+        if round(share * images) < batch:
+            raise UsageError(
+                f"rerank.data_shares: {share:g} of {images} training images are {round(share * images)}, "
+                f"needed are {batch}: a batch",
+                hint="take a larger share or a smaller batch",
+            )
 
 
 #: options of ``GraphLayer`` that a search may set for all candidates
@@ -197,6 +212,7 @@ def evaluator_spec(settings: Settings) -> EvaluatorSpec:
             "stability",
             "device",
             "kernels",
+            "parametrization",
         )
         options |= {name: getattr(evaluation, name) for name in names}
         if LATENCY in settings.search.objectives and settings.search.latency == MEASURED:
@@ -248,7 +264,7 @@ def _self_contained(settings: Settings) -> Settings:
     path for data."""
 
     def formula(text: str) -> str:
-        return text if text in ZOO else resolve_layer(text).formula
+        return text if is_name(text) else resolve_candidate(text).text
 
     search, evaluation = settings.search, settings.evaluation
     path = evaluation.data_path
@@ -266,7 +282,7 @@ def open_settings(directory: RunDirectory) -> Settings:
     return Settings.from_dict(directory.config)
 
 
-def recorded_space(directory: RunDirectory, settings: Settings, *, allow_change: bool = False) -> Space:
+def recorded_space(directory: RunDirectory, settings: Settings, *, allow_change: bool = False) -> AnySpace:
     """The run's space, rebuilt.
 
     Raises:
@@ -288,13 +304,14 @@ def recorded_space(directory: RunDirectory, settings: Settings, *, allow_change:
     return space
 
 
-def _check_readable(directory: RunDirectory, space: Space) -> None:
+def _check_readable(directory: RunDirectory, space: AnySpace) -> None:
     """A changed space must still read the genotypes of the log: same layout, inputs and number of nodes, the
     operations that both have in the same places, and none of the missing ones in use."""
     old, new = directory.space, space.describe()
     shared = min(len(old["operations"]), len(new["operations"]))
     before, after = (
         {"layout": d["layout"], "inputs": d["inputs"], "nodes": d["options"]["nodes"],
+         "slots": d["options"].get("slots"),
          "operations": d["operations"][:shared]}
         for d in (old, new)
     )  # fmt: skip
@@ -319,7 +336,7 @@ def _space_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 def replay(
     directory: RunDirectory,
     settings: Settings,
-    space: Space,
+    space: AnySpace,
     *,
     verify: bool = True,
     until: int | None = None,
@@ -438,7 +455,7 @@ def _patience(workers: int, address: str | None) -> float:
 
 
 def _recover(
-    directory: RunDirectory, settings: Settings, space: Space, conductor: Conductor, allow_change: bool
+    directory: RunDirectory, settings: Settings, space: AnySpace, conductor: Conductor, allow_change: bool
 ) -> Conductor:
     try:
         # the state grows under the budget that the run began with; `resumed` events carry later ones
@@ -458,7 +475,7 @@ def _recover(
     return conductor
 
 
-def _adopt(directory: RunDirectory, settings: Settings, space: Space) -> dict[str, str]:
+def _adopt(directory: RunDirectory, settings: Settings, space: AnySpace) -> dict[str, str]:
     """Make a changed space the run's own, so that it can be resumed and verified from here on."""
     if directory.space.get("identity") == space.identity():
         return {}

@@ -6,6 +6,7 @@ Precedence: flag > --set section.key=value > EVONAS_SECTION_KEY > configuration 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -23,6 +24,8 @@ from evonas.run._toml import load_toml, tomllib
 from evonas.run.objectives import DEFAULT, DEFAULT_LATENCY, check_objectives
 from evonas.run.profiles import profile
 
+#: of ``evonas.proxies.parametrization``, which needs torch
+PARAMETRIZATIONS = ("standard", "mup")
 BASELINES = ("bn_relu", "gn_silu", "gn_relu", "evonorm_b0", "evonorm_s0", "relu")
 
 
@@ -65,6 +68,8 @@ class EvaluationSettings:
     stability: bool = True
     #: auto: trainings run on generated kernels where those pay; on: wherever there are any; off: never.
     kernels: str = DEFAULT_KERNELS
+    #: standard, or mup: rates and scales by which the best learning rate does not move with the width.
+    parametrization: str = "standard"
     changes: Mapping[str, Any] = field(default_factory=dict)
     layer: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -100,13 +105,17 @@ class MatterSettings:
 @dataclass(frozen=True)
 class RerankSettings:
     """top, control_top: finalists of the two arms. seeds: fresh seeds per finalist. budget: multiplies the
-    training steps. time_share: of max_time_s, kept for the re-ranking."""
+    training steps. time_share: of max_time_s, kept for the re-ranking. lr_factors: factors on every proxy's learning
+    rate, of which each finalist and baseline gets the best on validation data; empty for no sweep. data_shares:
+    shares of the training data on which every final training is repeated, besides that on all of them."""
 
     top: int = 5
     control_top: int = 5
     seeds: int = 3
     budget: float = 1.5
     time_share: float = 0.4
+    lr_factors: tuple[float, ...] = ()
+    data_shares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,9 @@ class Settings:
             ("search", "objectives", DEFAULT),
             ("search", "latency", DEFAULT_LATENCY),
             ("evaluation", "kernels", DEFAULT_KERNELS),
+            ("evaluation", "parametrization", "standard"),
+            ("rerank", "lr_factors", ()),
+            ("rerank", "data_shares", ()),
         ):
             if getattr(getattr(self, section), name) == default:
                 del found[section][name]
@@ -203,7 +215,14 @@ class Settings:
             raise unknown_name(
                 "evaluation.kernels", self.evaluation.kernels, KERNEL_MODES, hint="--kernels auto"
             )
+        if self.evaluation.parametrization not in PARAMETRIZATIONS:
+            raise unknown_name(
+                "evaluation.parametrization", self.evaluation.parametrization, PARAMETRIZATIONS,
+                hint="--parametrization mup",
+            )  # fmt: skip
         _at_least("rerank.budget", self.rerank.budget, 0.001)
+        _numbers("rerank.lr_factors", self.rerank.lr_factors, math.inf)
+        _numbers("rerank.data_shares", self.rerank.data_shares, 1.0)
         if not 0 <= self.rerank.time_share < 1:
             raise UsageError(f"rerank.time_share = {self.rerank.time_share}, it must be in [0, 1)")
         if not self.evaluation.proxies or len(set(self.evaluation.proxies)) != len(self.evaluation.proxies):
@@ -246,6 +265,16 @@ def _at_least(name: str, value: float, low: float) -> None:
         raise UsageError(f"{name} = {value}, it must be at least {low}")
 
 
+def _numbers(name: str, values: Sequence[float], high: float) -> None:
+    """Different numbers above 0; finite, and at most ``high``."""
+    if len(set(values)) != len(values) or not all(0 < v <= high and v < math.inf for v in values):
+        most = "" if high == math.inf else f", at most {high:g}"
+        raise UsageError(
+            f"{name} = {list(values)}, needed are different numbers above 0{most}",
+            hint=f"--set {name}=[0.25,0.5]",
+        )
+
+
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
@@ -273,7 +302,12 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
         if isinstance(value, str):
             # formulas hold commas too: only those outside brackets separate
             value = [v.strip() for v in re.split(r",(?![^\[(]*[\])])", value) if v.strip()]
-        if isinstance(value, Sequence) and all(isinstance(v, str) for v in value):
+        if float in typing.get_args(target):
+            value = [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+            with contextlib.suppress(TypeError, ValueError):
+                if not any(isinstance(v, bool) for v in value):
+                    return tuple(float(v) for v in value)
+        elif isinstance(value, Sequence) and all(isinstance(v, str) for v in value):
             return tuple(value)
     elif origin in (Mapping, typing.get_origin(Mapping[str, Any])):
         if isinstance(value, Mapping):
@@ -283,7 +317,7 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     elif isinstance(value, target) and not (target is int and isinstance(value, bool)):
         return value
     words = {
-        "tuple": "a list of names",
+        "tuple": "a list of numbers" if float in typing.get_args(target) else "a list of names",
         "Mapping": "a table",
         "int": "a whole number",
         "float": "a number",

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from evonas import primitives
-from evonas.graph import NCHW, differentiate
+from evonas.graph import differentiate
 from evonas.graph.execute import ArrayOps, forward, reduce_to_vector
 from evonas.primitives import EPS
-from evonas.testing._subject import SHAPE, VECTOR, Subject, difference
+from evonas.testing._subject import Subject, difference
 
 _STEP = 1e-6
 
@@ -25,10 +25,15 @@ def adjoints(subject: Subject) -> Iterator[str]:
             yield f"the gradient of {subject.where(index)} gives {len(parts)} adjoint(s), needed are {len(args)}"
             return
         for i, part in enumerate(parts):
-            if getattr(part, "ndim", None) != len(SHAPE):
-                yield f"adjoint {i} of {subject.where(index)} is not made from g: multiply by it, ops.mul(g, ...)"
-            elif np.broadcast_shapes(part.shape, SHAPE) != SHAPE:
-                yield f"adjoint {i} of {subject.where(index)} has shape {part.shape}, it must broadcast to {SHAPE}"
+            if getattr(part, "ndim", None) != len(subject.shape):
+                yield (
+                    f"adjoint {i} of {subject.where(index)} is not made from g: multiply by it, ops.mul(g, ...)"
+                )
+            elif np.broadcast_shapes(part.shape, subject.shape) != subject.shape:
+                yield (
+                    f"adjoint {i} of {subject.where(index)} has shape {part.shape}, "
+                    f"it must broadcast to {subject.shape}"
+                )
 
 
 def finite_differences(subject: Subject) -> Iterator[str]:
@@ -43,7 +48,7 @@ def finite_differences(subject: Subject) -> Iterator[str]:
                     wanted = g * (subject.numpy(*high, eps=eps) - subject.numpy(*low, eps=eps)) / (2 * _STEP)
                 else:
                     wanted = _each_element(subject, args[0], g, index, eps)
-                apart = difference(np.broadcast_to(part, SHAPE), wanted)
+                apart = difference(np.broadcast_to(part, subject.shape), wanted)
                 if not apart <= 1e-5:
                     yield (
                         f"adjoint {i} of {subject.where(index)} differs by {apart:.1e} from central differences "
@@ -72,21 +77,23 @@ def autograd(subject: Subject) -> Iterator[str]:
     """torch's gradient of the eager function: full arguments, one value per channel, zeros and ties."""
     if subject.primitive.arity == 0:
         return
-    full, zero = subject.arguments(), tuple(np.zeros(SHAPE) for _ in range(subject.primitive.arity))
+    full, zero = subject.arguments(), tuple(np.zeros(subject.shape) for _ in range(subject.primitive.arity))
     cases = [("", full), (" at zero", zero), (" at minus zero", tuple(-z for z in zero))]
     if subject.primitive.arity == 2:
         cases += [
             (" at a tie", (full[0], full[0])),
-            (" with one value per channel", (full[0], subject.values(VECTOR))),
+            (" with one value per channel", (full[0], subject.values(subject.vector))),
         ]
-        cases += [(" with one value per channel", (subject.values(VECTOR), full[1]))]
+        cases += [(" with one value per channel", (subject.values(subject.vector), full[1]))]
     for words, args in cases:
         for index in subject.indices:
             g = subject.values()
             wanted = _torch_gradient(subject, g, args, index)
             for i, part in enumerate(subject.gradient(g, *args, index=index)):
-                if args[i].shape == VECTOR:
-                    part = reduce_to_vector(np.broadcast_to(part, SHAPE), SHAPE, NCHW)
+                if args[i].shape == subject.vector:
+                    part = reduce_to_vector(
+                        np.broadcast_to(part, subject.shape), subject.shape, subject.layout
+                    )
                 apart = difference(np.broadcast_to(part, args[i].shape), wanted[i])
                 if not apart <= 1e-9:
                     yield (
@@ -104,7 +111,10 @@ def _torch_gradient(subject: Subject, g: np.ndarray, args: Any, index: Any) -> l
     if not y.requires_grad:
         return [np.zeros(a.shape) for a in args]
     grads = torch.autograd.grad(
-        (y.expand(SHAPE) * torch.from_numpy(g)).sum(), tensors, allow_unused=True, materialize_grads=True
+        (y.expand(subject.shape) * torch.from_numpy(g)).sum(),
+        tensors,
+        allow_unused=True,
+        materialize_grads=True,
     )
     return [d.numpy() for d in grads]
 
@@ -114,8 +124,12 @@ def symbolic(subject: Subject) -> Iterator[str]:
     arity = subject.primitive.arity
     if arity == 0:
         return
-    ops = ArrayOps(primitives.numpy_namespace, NCHW)
-    leaves = {"x": subject.values(), "v0": subject.values(VECTOR), "v1": subject.values(VECTOR)}
+    ops = ArrayOps(primitives.numpy_namespace, subject.layout)
+    leaves = {
+        "x": subject.values(),
+        "v0": subject.values(subject.vector),
+        "v1": subject.values(subject.vector),
+    }
     leaves["g"] = subject.values()
     for index in subject.indices:
         for names in {("x", "v1")[:arity], ("v0", "x")[-arity:]}:
@@ -132,7 +146,9 @@ def symbolic(subject: Subject) -> Iterator[str]:
             for name, part in zip(names, parts, strict=True):
                 with np.errstate(all="ignore"):
                     value = forward(graphs[name], leaves, ops)[graphs[name].output]
-                apart = difference(np.broadcast_to(value, SHAPE), np.broadcast_to(part, SHAPE))
+                apart = difference(
+                    np.broadcast_to(value, subject.shape), np.broadcast_to(part, subject.shape)
+                )
                 if not apart <= 1e-9:
                     yield (
                         f"the gradient of {graph} for {name} as a graph, {graphs[name]}, differs by {apart:.1e} from "
@@ -181,7 +197,7 @@ def double_backward(subject: Subject) -> Iterator[str]:
     import torch
 
     arity = subject.primitive.arity
-    for args in (subject.arguments(), tuple(np.zeros(SHAPE) for _ in range(arity))) if arity else ():
+    for args in (subject.arguments(), tuple(np.zeros(subject.shape) for _ in range(arity))) if arity else ():
         for index in subject.indices:
             tensors = [torch.from_numpy(a.copy()).requires_grad_() for a in args]
             y = subject.torch(*tensors, index=index)
@@ -189,7 +205,7 @@ def double_backward(subject: Subject) -> Iterator[str]:
             if not y.requires_grad:
                 continue
             first = torch.autograd.grad(
-                (y.expand(SHAPE) * g).sum(),
+                (y.expand(subject.shape) * g).sum(),
                 tensors,
                 create_graph=True,
                 allow_unused=True,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evonas import primitives
-from evonas.graph import NCHW, Graph, Node
+from evonas.graph import BTC, NCHW, Graph, Layout, Node
 from evonas.graph.execute import ArrayOps
 from evonas.graph.layout import IndexSet
 from evonas.primitives import EPS, Namespace, Primitive
@@ -22,8 +22,10 @@ SHAPE = (3, 2, 2, 2, 3)
 VECTOR = (1, 2, 2, 1, 1)
 #: One value per sample and group.
 STATISTIC = (3, 2, 1, 1, 1)
-SCALAR = (1, 1, 1, 1, 1)
 INDEX_SETS: tuple[IndexSet, ...] = (("b", "w", "h"), ("w", "h"), ("w", "h", "c"), ("w", "h", "c/g"), ("c",))
+#: Sizes of b, t, g, k that causal moments are run on, and their index sets.
+CAUSAL_SHAPE = (3, 4, 2, 2)
+CAUSAL_INDEX_SETS: tuple[IndexSet, ...] = (("t",), ("t", "c"), ("t", "c/g"))
 #: Zeros of both signs, the guard's own size, and values that are large but ordinary in a network.
 SINGULAR = (0.0, -0.0, EPS, -EPS, 1.0, -1.0, 1e-3, 300.0, -300.0, 1e4, -1e4)
 
@@ -37,9 +39,18 @@ class Subject:
         self.primitive = primitive
         self.rng = np.random.Generator(np.random.PCG64(derive_seed("contract", primitive.name)))
         self.indices: tuple[IndexSet | None, ...] = INDEX_SETS if primitive.kind == "moment" else (None,)
+        self.layout: Layout = NCHW
+        #: a full argument, one value per channel, one per sample and group.
+        self.shape: tuple[int, ...] = SHAPE
+        self.vector: tuple[int, ...] = VECTOR
+        self.statistic: tuple[int, ...] = STATISTIC
+        if primitive.causal:
+            self.indices, self.layout, self.shape = CAUSAL_INDEX_SETS, BTC, CAUSAL_SHAPE
+            self.vector, self.statistic = (1, 1, 2, 2), (3, 1, 2, 1)
 
-    def values(self, shape: Sequence[int] = SHAPE) -> np.ndarray:
+    def values(self, shape: Sequence[int] | None = None) -> np.ndarray:
         """Values of both signs, 0.2 to 2.5 in size: away from zero and from each other."""
+        shape = self.shape if shape is None else shape
         size = self.rng.uniform(0.2, 2.5, size=tuple(shape))
         return size * np.where(self.rng.random(size=tuple(shape)) < 0.5, -1.0, 1.0)
 
@@ -49,20 +60,21 @@ class Subject:
 
     def shapes(self) -> Iterator[tuple[tuple[int, ...], ...]]:
         """Combinations of argument shapes that occur in a graph."""
-        yield from product((SHAPE, VECTOR, STATISTIC, SCALAR), repeat=self.primitive.arity)
+        one = (1,) * len(self.shape)
+        yield from product((self.shape, self.vector, self.statistic, one), repeat=self.primitive.arity)
 
     def singular(self) -> list[tuple[np.ndarray, ...]]:
         """Arguments that hold every combination of the points of ``SINGULAR``, ties included."""
         grid = np.array(list(product(SINGULAR, repeat=self.primitive.arity))).T
         if self.primitive.kind != "moment":
             return [tuple(row.reshape(-1, 1, 1, 1, 1) for row in grid)]
-        constant = [np.full(SHAPE, value) for value in SINGULAR]
+        constant = [np.full(self.shape, value) for value in SINGULAR]
         return [(a,) for a in (*constant, 1e4 * self.values(), EPS * self.values())]
 
     def run(self, xp: Any, *args: Any, index: IndexSet | None = None, eps: float = EPS) -> Any:
         """The eager function on arrays, numpy warnings off."""
         with np.errstate(all="ignore"):
-            return ArrayOps(xp, NCHW, eps=eps).bind(self.primitive, index)(*args)
+            return ArrayOps(xp, self.layout, eps=eps).bind(self.primitive, index)(*args)
 
     def numpy(self, *args: Any, index: IndexSet | None = None, eps: float = EPS) -> Any:
         return self.run(primitives.numpy_namespace, *args, index=index, eps=eps)
@@ -75,7 +87,7 @@ class Subject:
     ) -> tuple[np.ndarray, ...]:
         """Adjoints by the definition, on numpy arrays."""
         y = self.numpy(*args, index=index, eps=eps)
-        ops = ArrayOps(primitives.numpy_namespace, NCHW, eps=eps)
+        ops = ArrayOps(primitives.numpy_namespace, self.layout, eps=eps)
         extra = () if index is None else (index,)
         with np.errstate(all="ignore"):
             return self.primitive.gradient(ops, g, y, *args, *extra)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from evonas.graph import NCHW
 from evonas.testing._subject import Subject, difference, explain
 
 
@@ -34,16 +33,16 @@ def shapes_and_types(subject: Subject) -> Iterator[str]:
                     except Exception as error:
                         yield f"{subject.where(index)} fails on {library} arrays of shapes {shapes}: {explain(error)}"
                         return
-                    wrong = _wrong_result(y, arrays[0], _expected(shapes, index), dtype)
+                    wrong = _wrong_result(y, arrays[0], _expected(subject, shapes, index), dtype)
                     if wrong:
                         yield f"{subject.where(index)} on {library} arrays of shapes {shapes} {wrong}"
                         return
 
 
-def _expected(shapes: tuple[tuple[int, ...], ...], index: Any) -> tuple[int, ...]:
+def _expected(subject: Subject, shapes: tuple[tuple[int, ...], ...], index: Any) -> tuple[int, ...]:
     if index is None:
         return tuple(np.broadcast_shapes(*shapes))
-    reduced = NCHW.positions(index)
+    reduced = subject.layout.positions(index)[1 if subject.primitive.causal else 0 :]
     return tuple(1 if p in reduced else n for p, n in enumerate(shapes[0]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -48,7 +49,18 @@ def test_bytes_that_are_no_frame_are_refused():
     [
         Task(1, "x"),
         Task(
-            2, "x", attempt=2, arm="random", seed=9, mode="train", budget=2.0, bar={"a": 0.5}, deadline_s=1.0
+            2,
+            "x",
+            attempt=2,
+            arm="random",
+            seed=9,
+            mode="train",
+            budget=2.0,
+            bar={"a": 0.5},
+            deadline_s=1.0,
+            lr={"a": 0.5},
+            lr_factors=(0.5, 2.0),
+            data_shares=(0.25,),
         ),
     ],
 )
@@ -56,6 +68,21 @@ def test_tasks_round_trip(task):
     ticket, deadline, body = wire.encode_task(5, task)
     assert (ticket, deadline, wire.decode_task(body)) == (5, task.deadline_s, task)
     assert Task.from_dict(task.to_dict()) == task
+
+
+def test_the_tasks_of_that_test_leave_no_field_out():
+    """Of the second one every field differs from its default, so that a new one cannot be forgotten on the way."""
+    task = test_tasks_round_trip.pytestmark[0].args[1][1]
+    plain = Task(1, "y")
+    same = [f.name for f in fields(Task) if getattr(task, f.name) == getattr(plain, f.name)]
+    assert same == []
+
+
+def test_a_measured_latency_travels():
+    task = Task(3, "x")
+    outcome = Outcome(3, "scored", scores={"a": 0.5}, latency_us=12.5, latency_source="measured")
+    back = wire.decode_outcome(task, wire.encode_outcome(outcome))
+    assert (back.latency_us, back.latency_source) == (12.5, "measured")
 
 
 def test_outcomes_round_trip_with_numpy_values():

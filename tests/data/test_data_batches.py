@@ -58,3 +58,37 @@ def test_impossible_batches_are_refused():
         Batches(VIEW, batch=5000, crop=24)
     with pytest.raises(UsageError, match="28x28"):
         Batches(VIEW, batch=8, crop=32)
+
+
+def test_a_share_of_the_data_is_a_nested_part_that_the_seed_fixes():
+    def seen(share, seed=3):
+        batches = Batches(VIEW, batch=100, crop=28, seed=seed, share=share)
+        images = torch.cat([batches(step)[0] for step in range(2 * batches.per_epoch)])
+        return batches.per_epoch, {tuple(row) for row in images.flatten(1)[:, 300:340].tolist()}
+
+    (few, quarter), (more, half) = seen(0.25), seen(0.5)
+    assert (few, more) == (10, 20)
+    assert len(quarter) > 980  # two epochs of the same 1000 images; some look the same there
+    assert len(half) > 1950
+    assert len(quarter) <= 1000
+    assert len(half) <= 2000
+    assert quarter < half
+    assert seen(0.25)[1] == quarter
+    assert seen(0.25, seed=4)[1] != quarter
+
+
+def test_all_of_the_data_is_what_it_was():
+    whole_set, default = (Batches(VIEW, batch=8, crop=24, seed=1, **o) for o in ({"share": 1.0}, {}))
+    for step in (0, 600):
+        assert torch.equal(whole_set(step)[0], default(step)[0])
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
+def test_impossible_shares_are_refused(share):
+    with pytest.raises(UsageError, match="above 0, at most 1"):
+        Batches(VIEW, batch=8, crop=24, share=share)
+
+
+def test_a_share_below_a_batch_is_refused():
+    with pytest.raises(UsageError, match=r"4000 training images of .* are 40, needed are 64"):
+        Batches(VIEW, batch=64, crop=24, share=0.01)

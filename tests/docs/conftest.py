@@ -51,6 +51,7 @@ def reader(tmp_path: Path, finished_run: Path) -> Python:
         **kept,
         **TINY_ENVIRONMENT,
         "PATH": f"{binaries}:{os.environ['PATH']}",
+        "PYTHONPATH": str(Path(__file__).with_name("torchvision_operators")),
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "110",
     }

@@ -12,6 +12,8 @@ from evonas.graph import NCHW, Graph, canonical
 from evonas.graph.execute import ArrayOps, backward, forward, reduce_to_vector
 from evonas.graph.rules import CONDITIONS, RULES
 
+#: Those of causal moments are for tokens: test_causal_rules.py.
+PLAIN = [rule for rule in RULES if not rule.pattern.startswith(("cmean", "crms", "cstd"))]
 SHAPE = (3, 2, 3, 2, 4)
 VECTOR = (1, 2, 3, 1, 1)
 
@@ -90,7 +92,7 @@ def same(a, b):
     return np.isfinite(a).all() and (np.abs(a - b) <= 1e-9 * scale).all()
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.pattern} -> {rule.result}")
+@pytest.mark.parametrize("rule", PLAIN, ids=lambda rule: f"{rule.pattern} -> {rule.result}")
 def test_a_rule_keeps_value_and_gradient(rule):
     compared = 0
     for a in parts(rule.when):
@@ -110,7 +112,7 @@ def test_a_rule_keeps_value_and_gradient(rule):
     assert compared >= 15
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.pattern} -> {rule.result}")
+@pytest.mark.parametrize("rule", PLAIN, ids=lambda rule: f"{rule.pattern} -> {rule.result}")
 def test_a_rule_is_applied(rule):
     for a in parts(rule.when)[:2]:
         assert canonical(fill(rule.pattern, a, "tanh(x)")) == canonical(fill(rule.result, a, "tanh(x)"))

@@ -220,7 +220,9 @@ def test_mixed_index_sets_and_tokens() -> None:
 @pytest.mark.parametrize("memory", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("training", [True, False])
 def test_every_layer_shape_and_mode(memory: str, training: bool) -> None:
-    formulas = [*[entry.formula for entry in ZOO.values()], *MIXED]
+    # one value per layer is expanded outside of the C: tests/layers/test_scalar_parameters.py
+    known = [entry.formula for name, entry in ZOO.items() if not name.endswith("_scalar")]
+    formulas = [*known, *MIXED]
     specs = [spec_of(f, memory=memory, training=training) for f in formulas]
     specs += [spec_of(f, "btc", training=training) for f in TOKENS]
     for i, (spec, made) in enumerate(zip(specs, compiled(specs), strict=True)):

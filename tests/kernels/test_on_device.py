@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 from evonas.kernels import runtime
+from evonas.kernels.linear_attention import lightning_attention
 from evonas.kernels.programs import LayerSpec
 from evonas.kernels.tiling import LIMITS
 from evonas.kernels.verify import verify
@@ -108,3 +109,40 @@ def test_torch_compile(mode: str) -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(8, 64, 3, device="cuda"), layer)
     x = torch.randn(4, 8, 16, 16, device="cuda")
     assert torch.allclose(torch.compile(model, mode=mode)(x), model(x), atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def attention() -> ModuleType:
+    """The cases of the interpreted tests of linear attention."""
+    path = Path(__file__).parent / "interpreted" / "test_linear_attention.py"
+    spec = importlib.util.spec_from_file_location("attention_cases", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("tokens", [1, 50, 64, 257, 5000])  # the last one in segments
+@pytest.mark.parametrize(("features", "values"), [(16, 16), (64, 64), (128, 128), (24, 40)])
+def test_linear_attention(
+    features: int, values: int, tokens: int, dtype: torch.dtype, attention: ModuleType
+) -> None:
+    tensors = [t.cuda() for t in attention.drawn(tokens, features, values, dtype, heads=4)]
+    attention.compare(tensors, attention.RATES.cuda())
+    first, second = (attention.both_passes("triton", tensors, attention.RATES.cuda()) for _ in range(2))
+    assert all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
+
+
+def test_attention_in_a_cuda_graph_and_under_compile(attention: ModuleType) -> None:
+    q, k, v, _ = (t.cuda() for t in attention.drawn(300, 64, 64, torch.bfloat16, heads=4))
+    decay = attention.RATES.cuda()
+    want = lightning_attention(q, k, v, decay, form="triton")
+    assert torch.equal(torch.compile(lightning_attention, fullgraph=True)(q, k, v, decay), want)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = lightning_attention(q, k, v, decay, form="triton")
+    out.zero_()
+    graph.replay()
+    assert torch.equal(out, want)

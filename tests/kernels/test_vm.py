@@ -81,7 +81,7 @@ def check_program(graph, registers):
     )
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", [n for n in ZOO if not n.endswith("_scalar")])
 def test_programs_of_known_layers(name):
     graph = Graph.parse(ZOO[name].formula)
     check_program(graph, 4)
@@ -109,7 +109,12 @@ def test_every_random_layer_is_expressible():
 
 
 def test_every_built_in_primitive_has_an_instruction():
-    built_in = {p.name for p in primitives.all_primitives() if p.origin == "evonas" and p.arity}
+    """All but the causal moments, whose loops along an axis the machine does not have, and what their adjoints need."""
+    built_in = {
+        p.name
+        for p in primitives.all_primitives()
+        if p.origin == "evonas" and p.arity and not p.causal and p.name != "like"
+    }
     assert built_in == {*UNARY, *BINARY, *MOMENTS}
 
 

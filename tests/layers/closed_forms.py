@@ -101,6 +101,16 @@ FORMS: dict[str, Form] = {
     ),
     "dyt": lambda x, v0, v1, running, groups: torch.tanh(0.5 * v1 * x),
     "derf": lambda x, v0, v1, running, groups: torch.erf(0.5 * v1 * x + v0),
+    # the one parameter of a layer, where it has one, comes in the place of v0 and v1
+    "dyt_scalar": lambda x, s0, s1, running, groups: torch.tanh(0.5 * s1 * x),
+    "derf_scalar": lambda x, s0, s1, running, groups: torch.erf(0.5 * s1 * x + s0),
+    "rms_norm": lambda x, v0, v1, running, groups: x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + EPS),
+    "simple_rms_norm": lambda x, v0, v1, running, groups: (
+        x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + EPS)
+    ),
+    "layer_norm": lambda x, v0, v1, running, groups: F.layer_norm(
+        x.movedim(1, -1), x.shape[1:2], eps=EPS
+    ).movedim(-1, 1),
     "evonorm_b0": evonorm_b0,
     "evonorm_b1": evonorm_b1,
     "evonorm_b2": evonorm_b2,

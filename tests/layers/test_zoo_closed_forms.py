@@ -35,8 +35,8 @@ def parameters_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     found = dict(module.named_parameters())
     return {
         name: found[name].detach().clone().requires_grad_() if name in found
-        else torch.full((CHANNELS,), float(name == "v1"), dtype=torch.float64, requires_grad=True)
-        for name in ("v0", "v1", "weight", "bias")
+        else torch.full((CHANNELS,), float(name in ("v1", "weight")), dtype=torch.float64, requires_grad=True)
+        for name in ("v0", "v1", "s0", "s1", "weight", "bias")
     }  # fmt: skip
 
 
@@ -45,7 +45,8 @@ def compare(module, form, running, x) -> None:
     free = parameters_of(module)
     shaped = {name: p.view(1, -1, 1, 1) for name, p in free.items()}
     y = module(own)
-    wanted = form(other, shaped["v0"], shaped["v1"], running, GROUPS) * shaped["weight"] + shaped["bias"]
+    vectors = ("s0", "s1") if module.s1 is not None else ("v0", "v1")
+    wanted = form(other, *(shaped[v] for v in vectors), running, GROUPS) * shaped["weight"] + shaped["bias"]
     torch.testing.assert_close(y, wanted, rtol=1e-11, atol=1e-12)
     g = batch(99, tuple(x.shape))
     present = dict(module.named_parameters())
@@ -76,7 +77,9 @@ def test_closed_form(name, start):
 @pytest.mark.parametrize("name", ZOO)
 def test_parameters_are_those_that_the_formula_names(name):
     module = named_layer(name).module(CHANNELS)
-    wanted = {v for v in ("v0", "v1") if v in ZOO[name].formula} | {"weight", "bias"}
+    wanted = {v for v in ("v0", "v1", "s0", "s1") if v in ZOO[name].formula} | (
+        {"weight", "bias"} if ZOO[name].affine else set()
+    )
     assert {n for n, _ in module.named_parameters()} == wanted
     assert {id(p) for p in vector_parameters(torch.nn.Sequential(module))} == {
         id(p) for p in module.parameters()
@@ -84,8 +87,8 @@ def test_parameters_are_those_that_the_formula_names(name):
     plain = named_layer(name).module(CHANNELS, affine=False)
     assert {n for n, _ in plain.named_parameters()} == wanted - {"weight", "bias"}
     for n, p in module.named_parameters():
-        assert p.shape == (CHANNELS,)
-        assert (p == {"v0": 0.0, "v1": 1.0, "weight": 1.0, "bias": 0.0}[n]).all()
+        assert p.shape == ((1,) if n in ("s0", "s1") else (CHANNELS,))
+        assert (p == float(n in ("v1", "s1", "weight"))).all()
 
 
 def test_against_torch_batch_norm():

@@ -41,20 +41,21 @@ def test_the_wheel_holds_every_module_under_evonas_and_nothing_else(names: list[
     }
 
 
-def test_the_wheel_holds_the_data_the_types_marker_and_both_licences(names: list[str]) -> None:
+def test_the_wheel_holds_the_data_the_types_marker_and_all_licences(names: list[str]) -> None:
     data = ROOT / "evonas" / "data" / "fashion_mnist"
     files = {f"evonas/data/fashion_mnist/{p.name}" for p in data.iterdir() if p.is_file()}
     assert {"evonas/data/fashion_mnist/images.png", "evonas/data/fashion_mnist/labels.bin"} <= files
-    assert files | {"evonas/py.typed"} <= set(names)
+    text = {f"evonas/data/sotu_moby/{name}" for name in ("text.xz", "source.json", "LICENSE.txt")}
+    assert files | text | {"evonas/py.typed"} <= set(names)
     licences = [n for n in names if ".dist-info/licenses/" in n]
-    assert [Path(n).name for n in sorted(licences)] == ["LICENSE", "LICENSE.txt"]
+    assert [Path(n).name for n in sorted(licences)] == ["LICENSE", "LICENSE.txt", "LICENSE.txt"]
 
 
 def test_the_metadata(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
         metadata = archive.read(name).decode()
-    assert "License-Expression: Apache-2.0 AND MIT" in metadata
+    assert "License-Expression: Apache-2.0 AND MIT AND PDDL-1.0 AND CC0-1.0" in metadata
     assert "Requires-Python: >=3.10" in metadata
     assert "Requires-Dist: torch<2.14,>=2.8" in metadata
     needed = [line for line in metadata.splitlines() if line.startswith("Requires-Dist")]

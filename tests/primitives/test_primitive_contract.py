@@ -65,6 +65,7 @@ CLOSED = {
     "sqrt": _signed(lambda a: a / math.sqrt(a + EPS)),
     "rsqrt": lambda a: 1 / math.sqrt(abs(a) + EPS),
     "sign": lambda a: (a > 0) - (a < 0),
+    "like": lambda a, b: a,
     "step": lambda a: 1.0 if a > 0 else 0.0 if a < 0 else 0.5,
 }
 POINTS = (-30.0, -2.5, -1.0, -0.3, -1e-7, -0.0, 0.0, 1e-7, EPS, 0.2, 1.0, 3.0, 30.0)

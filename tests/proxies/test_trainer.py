@@ -191,3 +191,16 @@ def test_the_two_tests_separate_the_reference_layers(name):
         else:
             assert not quality.passed, layer
     assert min(scores[layer] for layer in GOOD) > max(scores[layer] for layer in BAD) + 0.1
+
+
+def test_a_factor_on_the_rate_and_a_share_of_the_data():
+    """The factor is the rate that the spec could have named; a share changes the batches and not the steps."""
+    scaled = proxies.Trainer(proxies.get("resnet", steps=3), bn(nn.ReLU), lr_factor=0.5)
+    named = proxies.Trainer(proxies.get("resnet", steps=3, lr=0.07 * 0.5), bn(nn.ReLU))
+    part = proxies.Trainer(proxies.get("resnet", steps=3, lr=0.07 * 0.5), bn(nn.ReLU), share=0.1)
+    for trainer in (scaled, named, part):
+        trainer.run()
+    assert scaled.losses == named.losses
+    assert part.total == named.total
+    assert part.losses != named.losses
+    assert part._batches.per_epoch == 12

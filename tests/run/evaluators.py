@@ -25,11 +25,15 @@ class Free:
         sleep_s: float = 0.0,
         kill_first: str | None = None,
         fail: bool = False,
+        diverging: Sequence[str] = (),
+        fail_sweeps: bool = False,
     ) -> None:
         self.proxies = list(proxies)
         self.sleep_s = sleep_s
         self.kill_first = Path(kill_first) if kill_first else None
         self.fail = fail
+        self.diverging = list(diverging)
+        self.fail_sweeps = fail_sweeps
 
     def evaluate(self, tasks: Sequence[Task]) -> list[Outcome]:
         return [self.one(task) for task in tasks]
@@ -46,6 +50,10 @@ class Free:
         if self.sleep_s:
             time.sleep(self.sleep_s * digest[20] / 128)
         outcome = Outcome(task.candidate, "scored", attempt=task.attempt)
+        if task.mode == "sweep":
+            if self.fail_sweeps:
+                return Outcome(task.candidate, "failed", attempt=task.attempt, reason="error: no sweeps")
+            return self.sweep(task, outcome)
         if task.mode == "funnel" and digest[10] < 60:
             outcome.status, outcome.stage, outcome.reason = "rejected", "quality", "low_accuracy on a"
             outcome.reports.append(StageReport("quality", False, 0.0, "a", "low_accuracy", {"accuracy": 0.1}))
@@ -59,7 +67,32 @@ class Free:
                 )
                 return outcome
             outcome.scores[proxy] = digest[i] / 255
+        if task.lr or task.data_shares:
+            self.finals(task, outcome)
         return outcome
+
+    def sweep(self, task: Task, outcome: Outcome) -> Outcome:
+        """Points by hash; a hash below 40 diverges, and every point of the proxies in ``diverging`` does."""
+        for proxy in self.proxies:
+            points = []
+            for factor in task.lr_factors:
+                value = hashlib.blake2b(f"{task.formula} {task.seed} {proxy} {factor}".encode()).digest()[0]
+                lost = value < 40 or proxy in self.diverging
+                points.append({
+                    "factor": factor, "score": 0.0 if lost else value / 255, "diverged_at": 7 if lost else None,
+                })  # fmt: skip
+            outcome.reports.append(StageReport("sweep", True, 0.0, proxy, None, {"points": points}))
+            outcome.scores[proxy] = max(p["score"] for p in points)
+        return outcome
+
+    def finals(self, task: Task, outcome: Outcome) -> None:
+        """Scores fall with the distance of the factor from 1 and with the share of the data that is missing."""
+        for proxy in self.proxies:
+            outcome.scores[proxy] *= min(1.0, (task.lr or {}).get(proxy, 1.0))
+            for share in (1.0, *task.data_shares):
+                score = outcome.scores[proxy] * share
+                evidence = {"score": score, "validation": score} | ({"share": share} if share < 1 else {})
+                outcome.reports.append(StageReport("rerank", True, 0.0, proxy, None, evidence))
 
 
 @evaluator("free", imports=())

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from evonas.errors import UsageError
 
-#: channels -> a module from (N, channels, H, W) to the same shape, in place of norm and activation.
-MakeLayer = Callable[[int], nn.Module]
+#: channels -> a module from (N, channels, H, W) to the same shape, in place of norm and activation. Networks of tokens
+#: pass the name of a slot too: (channels, slot) -> a module on (N, T, channels), or None for the network's own.
+MakeLayer = Callable[..., Any]
 
 
 class ChannelAffine(nn.Module):

@@ -97,12 +97,18 @@ def encode_task(ticket: int, task: Task) -> Record:
         fields["budget"] = task.budget
     if task.bar is not None:
         fields["bar"] = dict(task.bar)
+    if task.lr:
+        fields["lr"] = dict(task.lr)
+    if task.lr_factors:
+        fields["lr_factors"] = task.lr_factors
+    if task.data_shares:
+        fields["data_shares"] = task.data_shares
     fields["deadline_s"] = task.deadline_s
     return ticket, float(task.deadline_s), _dumps(fields)
 
 
 def decode_task(body: bytes) -> Task:
-    return Task(**json.loads(body.decode()))
+    return Task.from_dict(json.loads(body.decode()))
 
 
 def encode_outcome(outcome: Outcome) -> bytes:
@@ -122,6 +128,8 @@ def encode_outcome(outcome: Outcome) -> bytes:
         fields["scores"] = outcome.scores
     if outcome.reports:
         fields["reports"] = [asdict(report) for report in outcome.reports]
+    if outcome.latency_us is not None:
+        fields["latency_us"], fields["latency_source"] = outcome.latency_us, outcome.latency_source
     return _dumps(fields)
 
 

@@ -23,6 +23,8 @@ CASES = [
     ("x - mean[b](x)", "nchw", (3, 4, 2, 2)),
     ("dyt", "btc", (2, 5, 8)),
     ("x / rms[c](x)", "btc", (2, 5, 8)),
+    ("erf(0.5 * s1 * x + s0) / rms[c](v1 * x)", "btc", (2, 5, 8)),
+    ("tanh(s1 * x) + mean[c](s0)", "nchw", (2, 8, 5, 6)),
 ]
 
 

@@ -1,0 +1,131 @@
+"""Places of a model: a norm with its activation, a norm alone, an activation alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from evonas.swapping.recognise import Act, Norm
+from evonas.swapping.trace import OUTPUT, Call, Consumer, Trace
+
+#: Operations that make an activation, or part of one, when they are called as functions.
+_FUNCTIONS = frozenset((
+    "relu", "relu6", "silu", "gelu", "hardtanh", "hardswish", "hardsigmoid", "leaky_relu", "mish", "elu", "celu",
+    "selu", "sigmoid", "tanh", "softplus", "softsign", "clamp", "clamp_min", "erf", "exp", "maximum", "log_sigmoid",
+    "prelu", "_prelu_kernel", "rrelu", "rrelu_with_noise", "threshold",
+))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place.
+
+    kind: "norm_act", "norm" or "act". act: the activation module behind the norm, None if it is inside the norm's own
+    module or there is none. channels, axis: of the norm; of an activation as far as seen. reason: why it cannot be
+    replaced, "" if it can.
+    """
+
+    kind: str
+    path: str
+    module: nn.Module
+    part: Norm | Act
+    calls: tuple[Call, ...]
+    act: nn.Module | None = None
+    act_path: str = ""
+    reason: str = ""
+
+    @property
+    def channels(self) -> int | None:
+        """C, None if unknown or different from call to call."""
+        if isinstance(self.part, Norm):
+            return self.part.channels
+        sizes = {c.shape[c.axis] for c in self.calls if c.shape is not None and c.axis is not None}
+        return sizes.pop() if len(sizes) == 1 else None
+
+    @property
+    def axis(self) -> int | None:
+        """1, -1 or unknown."""
+        if isinstance(self.part, Norm):
+            return self.part.axis
+        axes = {c.axis for c in self.calls}
+        return axes.pop() if len(axes) == 1 else None
+
+    @property
+    def words(self) -> str:
+        """The classes of what stands there."""
+        name = type(self.module).__name__
+        inner = getattr(self.module, "act", None) if isinstance(self.part, Norm) and self.part.act else None
+        act = self.act or inner
+        return f"{name} + {type(act).__name__}" if isinstance(act, nn.Module) else name
+
+
+def find_sites(model: nn.Module, parts: Mapping[nn.Module, Norm | Act], trace: Trace) -> list[Site]:
+    """Every norm and activation of a model as a place, in the order of registration. An activation behind a norm
+    that it forms a pair with is a place of its own too, with all its calls."""
+    paths: dict[nn.Module, str] = {}
+    for path, module in model.named_modules():
+        paths.setdefault(module, path)
+    return [
+        _norm_site(paths, module, part, trace, parts)
+        if isinstance(part, Norm)
+        else _act_site(paths[module], module, part, trace)
+        for module, part in parts.items()
+    ]
+
+
+def _norm_site(paths: Mapping[nn.Module, str], module: nn.Module, part: Norm, trace: Trace,
+               parts: Mapping[nn.Module, Norm | Act]) -> Site:  # fmt: skip
+    calls = tuple(trace.calls.get(module, ()))
+    path = paths[module]
+    own = bool(part.act) or part.made == "norm_act"
+    kind = "norm_act" if own else "norm"
+    reason = part.reason or ("" if calls else "is not called in evaluation")
+    if reason or own or part.act == "":
+        return Site(kind, path, module, part, calls, reason=reason)
+    uses = [_use(trace.consumers.get(call.made, []), parts) for call in calls]
+    if any(use != uses[0] for use in uses):
+        reason = f"is called {len(calls)} times, and what comes behind it is not always the same"
+        return Site(kind, path, module, part, calls, reason=reason)
+    use = uses[0]
+    if isinstance(use, str):
+        return Site(kind, path, module, part, calls, reason=use)
+    if use is None:
+        return Site("norm", path, module, part, calls)
+    several = len(trace.calls.get(use, ())) > len(calls)
+    if several and any(call.made in trace.dropped for call in calls):
+        reason = "has a dropout between norm and activation, and the activation is used elsewhere too"
+    return Site("norm_act", path, module, part, calls, use, paths[use], reason)
+
+
+def _use(consumers: list[Consumer], parts: Mapping[nn.Module, Norm | Act]) -> nn.Module | str | None:
+    """The activation module that alone reads a norm's output, or why the two cannot be told apart, or None for a norm
+    without activation."""
+    acts = [c for c in consumers if isinstance(c, nn.Module) and isinstance(parts[c], Act)]
+    functions = [c for c in consumers if isinstance(c, str) and c.rstrip("_") in _FUNCTIONS]
+    if acts and len(consumers) == 1:
+        return acts[0]
+    if functions:
+        return (
+            f"its activation is the function {functions[0].rstrip('_')} in the code of the model, not a module: "
+            f"it would be applied again"
+        )
+    if acts:
+        others = {type(c).__name__ if isinstance(c, nn.Module) else c for c in consumers if c not in acts}
+        beside = " and ".join(sorted(o if o == OUTPUT else f"by {o}" for o in others)) or "by it twice"
+        return f"its output is used beside the activation, {beside}"
+    return None
+
+
+def _act_site(path: str, module: nn.Module, part: Act, trace: Trace) -> Site:
+    calls = tuple(_with_axis(call) for call in trace.calls.get(module, ()))
+    reason = "" if calls else "is not called in evaluation"
+    return Site("act", path, module, part, calls, reason=reason)
+
+
+def _with_axis(call: Call) -> Call:
+    """Tensors of two or three axes without a known origin have their channels last."""
+    if call.axis is None and call.shape is not None and len(call.shape) in (2, 3):
+        return Call(call.given, call.made, call.shape, -1, call.dtype, call.device)
+    return call
