@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
@@ -20,10 +20,11 @@ from evonas.export.card import CardFacts, card
 from evonas.export.drawing import draw_svg
 from evonas.export.formats import FORMATS, check_formats, write_format
 from evonas.export.kernel_text import kernel_source, why_no_kernels
-from evonas.export.layer_text import Source, layer_source
+from evonas.export.layer_text import layer_source
 from evonas.export.numerics import latency, measure
 from evonas.export.origin import Origin, find_origin
 from evonas.export.self_test import TEST, expected_text, record
+from evonas.layers.assembled import AssembledLayer
 from evonas.layers.layer import Layer
 from evonas.primitives import EPS
 from evonas.run._files import unusable
@@ -92,44 +93,62 @@ def export(
     folder = Path(out)
     _check_free(folder, force)
     if name:
-        layer = origin.layer
-        origin.layer = Layer(name, layer.graph, layer.layout, layer.source)
-    from evonas import __version__
-
-    layer = origin.layer
-    source = layer_source(
-        layer.graph, layer.name, layer.layout, eps=eps, groups=groups, about=origin.words, licence=LICENCE,
-        digest=layer.digest, version=__version__,
-    )  # fmt: skip
-    kernels = kernel_source(layer.graph, source, eps=eps, version=__version__)
+        origin.layer = replace(origin.layer, name=name)
     try:
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.absolute().parent))
     except OSError as error:
         raise unusable(f"exporting to {folder}", error) from error
+    checks: dict[str, str] = {}
     try:
         os.chmod(part, 0o755)
-        _write(part / "layer.py", source.text)
-        if kernels is not None:
-            _write(part / "kernel.py", kernels)
-        checks = _fill(part, origin, source, formats, eps, groups, channels, __version__)
-        files = tuple(sorted(p.name for p in part.iterdir()))
+        if isinstance(origin.layer, AssembledLayer):
+            for slots, layer in origin.layer.parts.items():
+                (part / slots).mkdir()
+                one = replace(origin, layer=replace(layer, name=f"{origin.layer.name}/{slots}"))
+                found = _fill(part / slots, one, formats, eps, groups, channels)
+                checks |= {f"{slots}/{file}": words for file, words in found.items()}
+            _write_json(part / "layer.json", _assembly(origin, origin.layer))
+        else:
+            checks = _fill(part, origin, formats, eps, groups, channels)
+        files = tuple(sorted(p.relative_to(part).as_posix() for p in part.rglob("*") if p.is_file()))
         _move(part, folder)
     except OSError as error:
         raise unusable(f"exporting to {folder}", error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return Bundle(folder, layer.name, layer.formula, files, checks)
+    return Bundle(folder, origin.layer.name, origin.layer.formula, files, checks)
+
+
+def _assembly(origin: Origin, layer: AssembledLayer) -> dict[str, Any]:
+    """layer.json of an assembly, whose parts are bundles of their own in folders below it."""
+    from evonas import __version__
+
+    return {
+        "schema": SCHEMA, "name": layer.name, "formula": layer.formula, "digest": layer.digest, "layout": layer.layout,
+        "parts": {slots: f"{slots}/layer.json" for slots in layer.parts}, "licence": LICENCE, "evonas": __version__,
+        "origin": {"words": origin.words, "command": origin.command, **origin.facts}, "ranking": origin.row,
+    }  # fmt: skip
 
 
 def _fill(
-    part: Path, origin: Origin, source: Source, formats: Sequence[str], eps: float, groups: int, channels: int,
-    version: str,
-) -> dict[str, str]:  # fmt: skip
-    """Everything that needs the layer to run; returns what was checked."""
+    part: Path, origin: Origin, formats: Sequence[str], eps: float, groups: int, channels: int
+) -> dict[str, str]:
+    """The files of one layer; returns what was checked."""
     import torch
 
+    from evonas import __version__
+
     layer = origin.layer
+    assert isinstance(layer, Layer)
+    source = layer_source(
+        layer.graph, layer.name, layer.layout, eps=eps, groups=groups, about=origin.words, licence=LICENCE,
+        digest=layer.digest, version=__version__, affine=layer.affine,
+    )  # fmt: skip
+    _write(part / "layer.py", source.text)
+    kernels = kernel_source(layer.graph, source, eps=eps, version=__version__, affine=layer.affine)
+    if kernels is not None:
+        _write(part / "kernel.py", kernels)
     module = load(part / "layer.py")
     module._kernel = None  # type: ignore[attr-defined]  # what is measured is the eager form
     made = module.Layer
@@ -159,7 +178,7 @@ def _fill(
     why = why_no_kernels(layer.graph, source)
     words = {FORMATS[f]: f"{channels} channels, any batch; {checks[FORMATS[f]]}" for f in formats}
     times = latency(layer, made)
-    facts = CardFacts(source, numbers, times, version, LICENCE, eps, groups, why, words)
+    facts = CardFacts(source, numbers, times, __version__, LICENCE, eps, groups, why, words)
     _write(part / "card.md", card(origin, facts))
     content = {
         "schema": SCHEMA,
@@ -175,12 +194,12 @@ def _fill(
         "parameters": list(source.program.parameters),
         "running": {s.name: s.key for s in source.program.statistics},
         "licence": LICENCE,
-        "evonas": version,
+        "evonas": __version__,
         "origin": {"words": origin.words, "command": origin.command, **origin.facts},
         "ranking": origin.row,
         "checks": checks,
     }
-    _write(part / "layer.json", json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
+    _write_json(part / "layer.json", content)
     return checks
 
 
@@ -213,6 +232,10 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    _write(path, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
+
+
 def _check_free(folder: Path, force: bool) -> None:
     try:
         if folder.exists() and not folder.is_dir():
@@ -236,8 +259,9 @@ def _move(part: Path, folder: Path) -> None:
             folder.rmdir()
         os.rename(part, folder)
         return
-    names = {path.name for path in part.iterdir()}
+    names = {path.relative_to(part).as_posix() for path in part.rglob("*") if path.is_file()}
     for name in sorted(names):
+        (folder / name).parent.mkdir(exist_ok=True)
         os.replace(part / name, folder / name)
     for name in {"kernel.py", *FORMATS.values()} - names:  # of the bundle that was there before
         (folder / name).unlink(missing_ok=True)

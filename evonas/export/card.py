@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from evonas import primitives
 from evonas.export.layer_text import Source
 from evonas.export.numerics import Numerics
 from evonas.export.origin import Origin, more_of
@@ -128,7 +129,10 @@ def _limits(origin: Origin, facts: CardFacts) -> str:
             "Statistics over the batch: results depend on the other samples in training, running averages are used in "
             "evaluation. Not for batches of one or two, nor for weights that are shared over time."
         ]
-    if "t" in axes:
+    ahead = {
+        a for op, _, index in layer.graph.nodes if index and not primitives.get(op).causal for a in index
+    }
+    if "t" in ahead:
         lines += ["Statistics over tokens look ahead: not for causal language models."]
     if axes & {"w", "h"}:
         lines += ["It is defined for images; there is no form for tokens, whose statistics would look ahead."]

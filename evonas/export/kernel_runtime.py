@@ -230,7 +230,7 @@ def takes(layer: Any, x: Tensor) -> bool:
     """Whether the kernels can stand for a layer of layer.py on a tensor."""
     if not (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or x.dtype not in DTYPES:
         return False
-    if layer.eps != EPS or layer.weight is None or not layer.apply_act:
+    if layer.eps != EPS or (layer.weight is not None) != AFFINE or not layer.apply_act:
         return False
     if not x.is_contiguous() or not 0 < x.numel() < 2**31:
         return False

@@ -26,9 +26,11 @@ def _dims(shape: Any, groups: int) -> dict[str, int]:
 }
 
 
-def kernel_source(graph: Graph, source: Source, *, eps: float, version: str) -> str | None:
+def kernel_source(
+    graph: Graph, source: Source, *, eps: float, version: str, affine: bool = True
+) -> str | None:
     """The module of kernels, or None for a layer that has none: see ``why_no_kernels``."""
-    return None if why_no_kernels(graph, source) else _text(graph.active(), source, eps, version)
+    return None if why_no_kernels(graph, source) else _text(graph.active(), source, eps, version, affine)
 
 
 def why_no_kernels(graph: Graph, source: Source) -> str | None:
@@ -46,12 +48,14 @@ def why_no_kernels(graph: Graph, source: Source) -> str | None:
     return None
 
 
-def _text(graph: Graph, source: Source, eps: float, version: str) -> str:
+def _text(graph: Graph, source: Source, eps: float, version: str, affine: bool) -> str:
     formula = str(graph)
     batch = bool(source.program.statistics)
-    layers = {True: any_size(LayerSpec(formula, source.kernel_layout, eps=eps))}
+    layers = {True: any_size(LayerSpec(formula, source.kernel_layout, affine=affine, eps=eps))}
     if batch:
-        layers[False] = any_size(LayerSpec(formula, source.kernel_layout, eps=eps, training=False))
+        layers[False] = any_size(
+            LayerSpec(formula, source.kernel_layout, affine=affine, eps=eps, training=False)
+        )
     kernels: list[str] = []
     tables: list[str] = []
     helpers: set[str] = set()
@@ -74,6 +78,7 @@ def _text(graph: Graph, source: Source, eps: float, version: str) -> str:
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PROCESSORS = torch.cuda.get_device_properties(0).multi_processor_count if torch.cuda.is_available() else 132
 EPS = {eps!r}
+AFFINE = {affine}
 #: Axes of the kernels, outermost first, and the axes of the tensor that each one covers.
 AXES = {{{axes}}}
 CHANNELS = {layer.channels!r}

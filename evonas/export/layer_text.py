@@ -55,12 +55,13 @@ def layer_source(
     licence: str,
     digest: str,
     version: str,
+    affine: bool = True,
 ) -> Source:
     """The module of a layer.
 
     Args:
         layout: which of two possible classes is called ``Layer``.
-        eps, groups: defaults of the constructor.
+        eps, groups, affine: defaults of the constructor.
         about: where the layer is from, a sentence or two.
 
     Raises:
@@ -78,18 +79,20 @@ def layer_source(
         else:
             other = f"{main}2d"
         classes = {first: "btc", other: "nchw"}
-    text = _Text(graph, form, made, classes, first, main, eps, groups).write(about, licence, digest, version)
+    text = _Text(graph, form, made, classes, first, main, eps, groups, affine).write(
+        about, licence, digest, version
+    )
     return Source(text, main, classes, made, form, "nchw" if form.name == "nchw" else "btc")
 
 
 class _Text:
     def __init__(
         self, graph: Graph, form: Form, made: Program, classes: dict[str, str], first: str, main: str,
-        eps: float, groups: int,
+        eps: float, groups: int, affine: bool,
     ) -> None:  # fmt: skip
         self.graph, self.form, self.made = graph, form, made
         self.classes, self.first, self.main = classes, first, main
-        self.eps, self.groups = eps, groups
+        self.eps, self.groups, self.affine = eps, groups, affine
 
     def write(self, about: str, licence: str, digest: str, version: str) -> str:
         formula = str(self.graph)
@@ -200,7 +203,7 @@ _HALF = (torch.float16, torch.bfloat16)
         if stats:
             options += ["momentum: float = 0.1"]
         options += [
-            "affine: bool = True", "apply_act: bool = True", "drop_layer: Any = None",
+            f"affine: bool = {self.affine}", "apply_act: bool = True", "drop_layer: Any = None",
             "device: Any = None", "dtype: torch.dtype | None = None", "**ignored: Any",
         ]  # fmt: skip
         lines = ["def __init__(", "    self,", "    num_features: int | tuple[int],"]

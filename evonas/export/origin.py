@@ -10,7 +10,8 @@ from typing import Any
 
 from evonas.errors import EvonasError, UsageError
 from evonas.graph import Graph
-from evonas.layers.layer import Layer, resolve_layer
+from evonas.layers.assembled import AssembledLayer, candidate_from, resolve_candidate
+from evonas.layers.layer import Layer
 from evonas.layers.zoo import ZOO
 from evonas.run.run import Run
 from evonas.run.session import load_all_plugins, open_settings, recorded_space
@@ -28,7 +29,7 @@ class Origin:
     plain values for layer.json. ranking: the run's final table.
     """
 
-    layer: Layer
+    layer: Layer | AssembledLayer
     words: str
     command: str
     facts: dict[str, Any] = field(default_factory=dict)
@@ -71,12 +72,12 @@ def find_origin(
         load_all_plugins(describe_plugins(plugins))
     if isinstance(target, Run):
         return _of_run(target, candidate)
-    if isinstance(target, Layer | Graph):
-        return _of_layer(resolve_layer(target))
+    if isinstance(target, Layer | AssembledLayer | Graph):
+        return _of_layer(resolve_candidate(target))
     if candidate is not None or is_run(target) or os.fspath(target) == "latest":
         return _of_run(Run(target, runs), candidate)
     try:
-        return _of_layer(resolve_layer(target), os.fspath(target))
+        return _of_layer(resolve_candidate(target), os.fspath(target))
     except UsageError as error:
         try:
             run = Run(target, runs)  # the beginning of a run's name
@@ -85,7 +86,7 @@ def find_origin(
         return _of_run(run, candidate)
 
 
-def _of_layer(layer: Layer, typed: str | None = None) -> Origin:
+def _of_layer(layer: Layer | AssembledLayer, typed: str | None = None) -> Origin:
     if layer.name in ZOO:
         entry = ZOO[layer.name]
         words = f"{layer.name} of the zoo of evonas: {entry.summary}. Source: {entry.source}."
@@ -107,7 +108,7 @@ def _of_run(run: Run, candidate: int | str | None) -> Origin:
         return one["formula"] or str(space.graph(one["genotype"]))
 
     layout = str(run.directory.space.get("layout", "nchw"))
-    layer = Layer(f"{run.id}/{number}", Graph.parse(formula(row)), layout, source=str(run.id))
+    layer = candidate_from(formula(row), f"{run.id}/{number}", layout, str(run.id))
     table = run.table().to_pylist()
     rows = {r["candidate"]: r for r in table if r["arm"] != "rerank"}
     ancestors: list[dict[str, Any]] = []

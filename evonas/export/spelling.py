@@ -45,6 +45,13 @@ SPELLINGS: dict[str, Spelling] = {
     "mean": Spelling("{0}.mean({dims}, keepdim=True)", CALL, "mean"),
     "rms": Spelling("root_mean_square({0}, {dims}, self.eps)", CALL, "rms", ("root_mean_square",)),
     "std": Spelling("standard_deviation({0}, {dims}, self.eps)", CALL, "std", ("standard_deviation",)),
+    "cmean": Spelling("causal_mean({0}, {dims})", CALL, "mean_so_far", ("tokens_so_far", "causal_mean")),
+    "crms": Spelling(
+        "causal_rms({0}, {dims}, self.eps)", CALL, "rms_so_far", ("tokens_so_far", "causal_rms")
+    ),
+    "cstd": Spelling(
+        "causal_std({0}, {dims}, self.eps)", CALL, "std_so_far", ("tokens_so_far", "causal_std")
+    ),
 }
 
 HELPERS: dict[str, str] = {
@@ -78,6 +85,39 @@ def heaviside(a: Tensor) -> Tensor:
 def root_mean_square(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
     """sqrt(mean(x^2) + eps) over dims, which stay with size one."""
     return torch.sqrt((x * x).mean(dims, keepdim=True) + eps)
+''',
+    "tokens_so_far": '''
+def tokens_so_far(x: Tensor) -> Tensor:
+    """1, 2, ... along axis 1, the tokens."""
+    count = torch.arange(1, x.shape[1] + 1, dtype=x.dtype, device=x.device)
+    return count.view(1, -1, *[1] * (x.dim() - 2))
+''',
+    "causal_mean": '''
+def causal_mean(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Mean over the tokens up to the present one (the first of dims), and over the other dims."""
+    token = x.mean(dims[1:], keepdim=True) if len(dims) > 1 else x
+    first = token[:, :1]
+    return first + torch.cumsum(token - first, 1) / tokens_so_far(token)
+''',
+    "causal_rms": '''
+def causal_rms(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    """sqrt(mean(x^2) + eps) over the tokens up to the present one, and over the other dims."""
+    token = (x * x).mean(dims[1:], keepdim=True) if len(dims) > 1 else x * x
+    return torch.sqrt(torch.cumsum(token, 1) / tokens_so_far(token) + eps)
+''',
+    "causal_std": '''
+def causal_std(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    """sqrt(variance + eps) over the tokens up to the present one, and over the other dims: Welford's sums."""
+    token, within = x, torch.zeros_like(x)
+    if len(dims) > 1:
+        token = x.mean(dims[1:], keepdim=True)
+        within = (x - token).square().mean(dims[1:], keepdim=True)
+    count = tokens_so_far(token)
+    away = token - token[:, :1]
+    before = (torch.cumsum(away, 1) - away) / torch.clamp_min(count - 1.0, 1.0)
+    step = away - before
+    total = torch.cumsum(within + step * step * ((count - 1.0) / count), 1)
+    return torch.sqrt(total / count + eps)
 ''',
     "standard_deviation": '''
 def standard_deviation(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:

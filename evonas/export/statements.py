@@ -20,7 +20,7 @@ _CONSTANTS = {"0": "zero", "1": "one", "2": "two", "0.5": "half", "-1": "minus_o
 _RUNNING = {"std": "running_var", "rms": "running_mean_square"}
 _INITIAL = {"mean": 0.0}
 #: Never negative; and never below eps, as long as eps is at most one.
-_POSITIVE = ("abs", "square", "exp", "sigmoid", "std", "rms", "rsqrt")
+_POSITIVE = ("abs", "square", "exp", "sigmoid", "std", "rms", "cstd", "crms", "rsqrt")
 _RESERVED = frozenset({"x", "y", "self", "torch", "math", "nn", "Tensor", "abs", "min", "max", "sum"})
 
 
@@ -107,7 +107,7 @@ class _Writer:
             return any(self.at_least_eps(a) and self.not_negative(b) for a, b in (args, args[::-1]))
         if op == "abs":
             return self.at_least_eps(args[0])
-        return op in ("std", "rms")
+        return op in ("std", "rms", "cstd", "crms")
 
     # writing
 

@@ -195,3 +195,18 @@ def test_a_candidate_without_a_formula(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Run, "candidate", lambda self, candidate: row)
     with pytest.raises(UsageError, match="has no formula"):
         evonas.export(GOLDEN, out=tmp_path / "b")
+
+
+def test_an_assembly_is_a_bundle_per_part(tmp_path: Path) -> None:
+    made = evonas.export("norm: x / rms[c](x); act: x * sigmoid(s1 * x)", out=tmp_path / "b", groups=4)
+    assert {"norm/layer.py", "act/layer.py", "act/test_layer.py", "norm/card.md", "layer.json"} <= set(
+        made.files
+    )
+    content = json.loads((tmp_path / "b" / "layer.json").read_text())
+    assert content["formula"] == made.formula
+    assert content["parts"] == {"norm": "norm/layer.json", "act": "act/layer.json"}
+    norm, act = (load(tmp_path / "b" / part).Layer(8) for part in ("norm", "act"))
+    x = torch.randn(2, 5, 8)
+    assert torch.allclose(norm(x), torch.nn.functional.rms_norm(x, (8,), eps=1e-5), atol=1e-6)
+    assert list(act.state_dict()) == ["s1"]
+    assert torch.allclose(act(x), x * torch.sigmoid(x))

@@ -23,6 +23,7 @@ FORMULAS = [
     "x / rms[w,h,c/g](v0 + x)", "mean[b](x) + x", "x / std[b,w,h,c/g](x)", "x / rms[b,w,h,c](x)",
     "log(x) * sqrt(v1) + rsqrt(x) - step(x) + sign(x)", "v1 + 0 * x", "mean[w,h](v1) * x", "max(0, 1)",
     "x / (0 - x)", "min(1, x) / 0.5", "1 / x", "x * mean[c](1)", "v0", "std[c/g](x)", "x / std[t](x)",
+    "x - cmean[t](x)", "x / crms[t,c](x)", "(x - cmean[t,c/g](x)) / cstd[t,c/g](x)", "x * sigmoid(s1 * x) + s0",
     "exp(-abs(x)) * square(tanh(x) + erf(x)) / (std[c](x) + abs(x))", "x - -x", "mean[b,w,h](mean[w,h](x)) - x",
 ]  # fmt: skip
 
