@@ -70,7 +70,8 @@ def make_plan(settings: Settings, space: AnySpace, *, measure: bool = True) -> d
     """The plan as plain values: space, stages, budget, trainings, steps, seconds, memory, disk.
 
     Args:
-        measure: time a few steps of every proxy with a known layer (``TIMED_WITH``); otherwise take them from ``STEP_SECONDS``.
+        measure: time a few steps of every proxy with a known layer (``TIMED_WITH``); otherwise take them from
+            ``STEP_SECONDS``.
 
     ``seconds`` has three figures of wall-clock time on the slots: ``low`` if every candidate fails the quality test
     on the first proxy, ``high`` if every one is trained on all of them, ``likely`` in between (``PASS_SHARE``).
