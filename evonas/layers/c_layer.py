@@ -77,6 +77,10 @@ class CGraphLayer(GraphLayer):
                 x = x.contiguous()
         kept = [s for s in self.statistics if isinstance(s, BatchStatistic)] if self.statistics else []
         training = self.training or not kept
+        if not training and any(s.source_weight != 1.0 for s in kept):
+            if self.strict:
+                raise UsageError("no C kernel for statistics of training and of the batch in one")
+            return None
         key = (memory, training)
         made = self._made[key] if key in self._made else self._make(key)
         if made is None:

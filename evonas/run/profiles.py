@@ -39,7 +39,12 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
         "rerank.data_shares": (0.1,),
     },
     "norm_act_any": {
-        "search.baselines": ("rms_norm+silu", "layer_norm+gelu", "dyt+silu", "x * sigmoid(v1 * x) / std[c/g](x)"),
+        "search.baselines": (
+            "rms_norm+silu",
+            "layer_norm+gelu",
+            "dyt+silu",
+            "x * sigmoid(v1 * x) / std[c/g](x)",
+        ),
         "space.mutation_weights": _SMALL_STEPS,
         "evaluation.proxies": ("mobilenet", "resnet", "transformer", "transnormer"),
     },
