@@ -89,7 +89,7 @@ class CGraphLayer(GraphLayer):
             return c_layer(made, self.groups, x, given)  # type: ignore[arg-type]
         if not training:
             averages = [s.average(torch.float32).contiguous() for s in kept]
-            return c_layer(made, self.groups, x, [*given, *averages])  # type: ignore[list-item]
+            return c_layer(made, self.groups, x, [*given, *averages])
         buffers: list[Tensor] = []
         y = c_layer(made, self.groups, x, given, buffers)  # type: ignore[arg-type]
         views = self._views.get((x.shape, memory)) or self._split_views(made, x.shape, memory, kept)
