@@ -6,6 +6,7 @@ The public names, loaded when first used (importing evonas does not import torch
 - ``layer(spec)`` is a layer by zoo name, formula, file, or ``(run, candidate)``; ``layer(...).module(channels)``
   is an ``nn.Module``.
 - ``open_run(path)`` is a run that exists.
+- ``export(layer_or_run, candidate, out)`` writes a layer as a folder that needs torch alone.
 - ``primitive(...)`` plugs in an operation of your own.
 - ``swap(model, layer)`` puts a layer in place of the norms and activations of a model and returns a ``SwapReport``.
 """
@@ -16,6 +17,7 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from evonas.export.bundle import export
     from evonas.layers.layer import Layer
     from evonas.primitives import primitive
     from evonas.run.api import search
@@ -28,7 +30,18 @@ try:
 except metadata.PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["Layer", "Run", "SwapReport", "__version__", "layer", "open_run", "primitive", "search", "swap"]
+__all__ = [
+    "Layer",
+    "Run",
+    "SwapReport",
+    "__version__",
+    "export",
+    "layer",
+    "open_run",
+    "primitive",
+    "search",
+    "swap",
+]
 
 _LAZY = {
     "Layer": "evonas.layers.layer",
@@ -65,6 +78,8 @@ def open_run(path: Any, root: Any = "runs") -> Run:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "export":  # the package of that name can be called
+        return import_module("evonas.export")
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'evonas' has no attribute {name!r}")

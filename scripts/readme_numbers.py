@@ -451,7 +451,7 @@ def attention_decode(root: Path) -> str | None:
         f"One layer, {part['heads']} heads of {part['size']}, float32, batch 1, one thread, load "
         f"{report['machine']['load']:.1f}; median of {part['rounds']} interleaved rounds.\n\n"
     )
-    columns = ["µs per token after", *(f"{int(n):,} tokens" for n in contexts), "last / first"]
+    columns = ["CPU µs per token after", *(f"{int(n):,} tokens" for n in contexts), "last / first"]
     return head + table(columns, rows)
 
 

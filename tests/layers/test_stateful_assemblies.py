@@ -121,7 +121,7 @@ def test_names_of_a_configuration():
 def test_no_space_takes_state_into_a_genotype(slots, text):
     space = search_spaces.get("norm_act_lm", slots=slots)
     with pytest.raises(
-        FormulaError, match=r"keeps state, a candidate is made of formulas alone; and rms\[b,t\] shows"
+        FormulaError, match=r"keeps state, a candidate is made of formulas alone; and rms.b,t. shows"
     ):
         space.check(meaning(resolve_candidate(text)))
     with pytest.raises(FormulaError, match="keeps state"):
