@@ -11,6 +11,7 @@ from evonas import primitives
 from evonas.export.layer_text import Source
 from evonas.export.numerics import Numerics
 from evonas.export.origin import Origin, more_of
+from evonas.layers.layer import Layer
 from evonas.layers.zoo import ZOO
 
 NOT_MEASURED = "Not measured."
@@ -114,6 +115,7 @@ def _where(layout: str, facts: CardFacts) -> str:
 
 def _limits(origin: Origin, facts: CardFacts) -> str:
     layer = origin.layer
+    assert isinstance(layer, Layer)
     properties = layer.properties()
     axes = {a for index in layer.graph.index_sets for a in index}
     normalizes = bool(layer.graph.index_sets)

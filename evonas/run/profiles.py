@@ -34,7 +34,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
         "rerank.control_top": 1,
         "rerank.seeds": 2,
         "rerank.budget": 1.0,
-        "rerank.time_share": 0.6,
+        "rerank.time_share": 0.45,
         "rerank.lr_factors": (0.5, 1.0, 2.0),
         "rerank.data_shares": (0.1,),
     },

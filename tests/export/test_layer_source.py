@@ -32,13 +32,13 @@ def write(formula: str, layout: str, groups: int = 4) -> Source:
     layer = evonas.layer(formula)
     return layer_source(
         layer.graph, layer.name, layout, eps=1e-5, groups=groups, about="A test.", licence="Apache-2.0",
-        digest=layer.digest, version="0",
+        digest=layer.digest, version="0", affine=layer.affine,
     )  # fmt: skip
 
 
 def fits(formula: str, layout: str) -> bool:
     try:
-        evonas.layer(formula).module(8, layout=layout)
+        evonas.layer(formula).module(8, layout=layout, backend="eager")
     except FormulaError:
         return False
     return True
@@ -97,6 +97,7 @@ def test_state_dict_keys_stay() -> None:
     assert keys == {
         **{f"bn_{act}": ["running_mean", "running_var"] for act in ("relu", "silu", "gelu")},
         **{f"{n}_{act}": [] for n in ("gn", "in", "ln") for act in ("relu", "silu", "gelu")},
+        "dyt_scalar": ["s1"], "derf_scalar": ["s0", "s1"], "rms_norm": [], "simple_rms_norm": [], "layer_norm": [],
         "frn": ["v0"], "dyt": ["v1"], "derf": ["v0", "v1"], "evonorm_b0": ["v1", "running_var"],
         "evonorm_b1": ["running_var"], "evonorm_b2": ["running_var"], "evonorm_s0": ["v1"], "evonorm_s1": [],
         "evonorm_s2": [], "relu": [], "silu": [], "gelu": [], "identity": [],
