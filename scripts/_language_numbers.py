@@ -117,8 +117,9 @@ def language_layers(root: Path) -> str | None:
         )  # fmt: skip
     needs = next(iter(report["proxies"].values()))
     note = (
-        f"\nUnigram entropy: {needs['unigram_entropy']:.2f} nats. Losses in nats per byte; the hurdle needs less than "
-        f"{needs['hurdle_needs']:.2f}, the quality test less than {needs['quality_needs']:.2f}. SiLU is the activation.\n"
+        f"\nUnigram entropy: {needs['unigram_entropy']:.2f} nats. Losses in nats per byte; the hurdle needs less "
+        f"than {needs['hurdle_needs']:.2f}, the quality test less than {needs['quality_needs']:.2f}. "
+        "SiLU is the activation.\n"
     )
     return (
         table(["norm", "proxy", "hurdle", "quality test", "bits per byte after training", "verdict"], cells)
