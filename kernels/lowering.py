@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from evonas.kernels.axes import dim_sizes
@@ -25,7 +25,7 @@ def _passes(spec: LayerSpec, split_means: bool, generation: int) -> Passes:
 
 @dataclass(frozen=True)
 class Plans:
-    """Both passes of a layer on tensors of one shape. saved, batch: see ``Passes``."""
+    """Both passes of a layer on tensors of one shape. saved: see ``Passes.saved_on``; batch: see ``Passes``."""
 
     forward: Plan
     backward: Plan
@@ -50,10 +50,14 @@ def _plans(spec: LayerSpec, shape: tuple[int, ...], groups: int, limits: Limits,
     for split_means in (True, False):
         both = passes(spec, split_means)
         sizes = both.forward.axes.sizes(dim_sizes(spec.layout, shape, groups))
+        saved = both.saved_on(sizes)
+        wanted = {n: i for n, i in both.forward.statistics.items() if n in (*saved, *both.batch)}
+        forward = replace(both.forward, statistics=wanted)
+        known = {i: n for i, n in both.known.items() if n in saved}
         made = Plans(
-            plan(both.forward, sizes, backward=False, summed=spec.residual, limits=limits),
-            plan(both.backward, sizes, backward=True, known=both.known, limits=limits),
-            both.saved,
+            plan(forward, sizes, backward=False, summed=spec.residual, limits=limits),
+            plan(both.backward, sizes, backward=True, known=known, limits=limits),
+            saved,
             both.batch,
         )
         if all(p.resident for p in (made.forward, made.backward)):

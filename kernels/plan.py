@@ -15,6 +15,7 @@ from evonas.kernels.axes import CHANNELS
 from evonas.kernels.emit import KernelText, Store, Work, apply_kernel, partial_kernel
 from evonas.kernels.ir import Axes
 from evonas.kernels.merge import merge_kernel
+from evonas.kernels.pressure import tensors_held
 from evonas.kernels.programs import Program, Total
 from evonas.kernels.tiling import (
     LIMITS,
@@ -34,6 +35,9 @@ HEAVY = 18
 WEIGHTS = {"erf": 24}
 #: From here on a program takes half as many rows, so that a thread can have twice the registers.
 HEAVIEST = 34
+#: A kernel holds as many registers' worth of tensors as a thread has, and this much more, before it spills: compilers
+#: find a better order of statements than the one they are written in.
+PACKED = 1.2
 #: Strides and positions are 32-bit integers; offsets of whole tensors have 64 bits.
 LARGEST = 2**31
 #: CUDA's limit on the programs of a one-dimensional grid.
@@ -51,7 +55,11 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel and what it is called with. tensors: buffer per pointer argument; numbers: per scalar argument."""
+    """One kernel and what it is called with.
+
+    tensors: buffer per pointer argument; numbers: per scalar argument. registers: that a thread may have, where the
+    compiler must be told: of kernels with sweeps it saves registers at the price of a few spills.
+    """
 
     kernel: KernelText
     tensors: tuple[str, ...]
@@ -61,11 +69,18 @@ class Launch:
     warps: int
     tiling: Tiling | None
     stages: int = 1
+    registers: int | None = None
 
     @property
     def cooperative(self) -> bool:
         """Whether all programs have to run at once."""
         return self.tiling is not None and self.tiling.team is not None
+
+
+def launch_options(launch: Launch) -> dict[str, int | bool]:
+    """Options of Triton beside warps and stages."""
+    options: dict[str, int | bool] = {"launch_cooperative_grid": True} if launch.cooperative else {}
+    return options if launch.registers is None else options | {"maxnreg": launch.registers}
 
 
 @dataclass(frozen=True)
@@ -190,20 +205,21 @@ class _Planner:
         )
         if found is not None and (not domain or enough(found)):
             return found
-        sets = [self.ir[i].over for i in self.ir.reductions(roots, self.known)]
+        left = [self.ir[i] for i in self.ir.reductions(roots, self.known)]
         if limits.cooperative:
             found = team_tiling(
                 self.axes,
                 self.sizes,
                 domain,
                 self.channels,
-                sets,
+                [(value.over, value.varies) for value in left],
                 backward=self.backward,
                 totals=totals,
                 limits=limits,
             )
             if found is not None:
                 return found
+        sets = [value.over for value in left]
         found = swept_tiling(self.axes, self.sizes, domain, self.channels, sets, totals=totals, limits=limits)
         return found if found is not None and enough(found) else None
 
@@ -270,6 +286,7 @@ class _Planner:
         work = replace(work, known=dict(self.known))
         if self.backward and self._full_rank(work) >= HEAVY:
             tiling = replace(tiling, warps=min(self.limits.warps, 2 * tiling.warps))
+        work = replace(work, again=self._too_much(work, tiling))
         name = "backward" if self.backward else "forward"
         kernel = apply_kernel(name, _describe(tiling), work, tiling)
         for store in work.statistics:
@@ -289,6 +306,17 @@ class _Planner:
             self.buffers["exchange"] = Buffer((2, teams, kernel.slots, tiling.members))
             self.buffers["counters"] = Buffer((teams,), zeroed=True, integer=True)
         self._launch(kernel, {"partial": "rows"}, tiling, {"rows": rows, "slots": kernel.slots})
+
+    def _too_much(self, work: Work, tiling: Tiling) -> bool:
+        """Whether a thread has too few registers for all that it would hold while reductions run."""
+        room = self.limits.thread_registers(tiling.warps)
+        if tiling.swept or tiling.team or not room:
+            return False
+        totals = [self.ir.mean(t.value, t.over & set(tiling.resident)) for t in work.totals]
+        kept = [*work.tensors.values(), *(s.value for s in work.statistics), *totals]
+        held = tensors_held(self.ir, kept, work.known, len(self.axes))
+        threads = tiling.warps * self.limits.threads
+        return held * tiling.tile_elements > PACKED * room * threads
 
     def _full_rank(self, work: Work) -> int:
         """Operations on whole tensors that are left: a measure of how many registers a thread needs."""
@@ -312,7 +340,10 @@ class _Planner:
         blocks = {f"BLOCK_{a.upper()}": tiling.block(a) for a in tiling.tile}
         if tiling.team:
             blocks["BLOCK_MEMBERS"] = power_of_two(tiling.members)
-        self.launches.append(Launch(kernel, tensors, numbers, blocks, tiling.programs, tiling.warps, tiling))
+        registers = self.limits.thread_registers(tiling.warps) if tiling.swept else 0
+        self.launches.append(
+            Launch(kernel, tensors, numbers, blocks, tiling.programs, tiling.warps, tiling, registers=registers or None)
+        )
 
     def _number(self, name: str, tiling: Tiling, more: Mapping[str, int]) -> int | float:
         if name in more:
@@ -324,6 +355,8 @@ class _Planner:
             return float(prod(self.sizes[a] for a in name.removeprefix("count_")))
         if name == "teams":
             return tiling.programs // tiling.members
+        if name == "zero":
+            return 0
         if name.isupper():
             return self.sizes[name.lower()]
         return int(getattr(tiling, name))

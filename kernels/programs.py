@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from evonas.kernels.axes import CHANNELS, KernelAxes, merge_axes
 from evonas.kernels.expressions import lower
-from evonas.kernels.ir import IR
+from evonas.kernels.ir import IR, REDUCTIONS
 from evonas.primitives import EPS
 
 from evonas import primitives
@@ -21,6 +21,8 @@ from evonas.graph.graph import VECTOR_LEAVES, Graph, literal
 from evonas.graph.layout import get_layout
 
 AFFINE = ("weight", "bias")
+#: Elements of a row up to which the mean inside its variance is not saved.
+LONGEST_ROW = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,22 @@ class Passes:
 
     @property
     def known(self) -> dict[int, str]:
-        """What the backward pass finds in buffers: value -> name."""
+        """What the backward pass may find in buffers: value -> name."""
         return {self.forward.statistics[name]: name for name in self.saved}
+
+    def saved_on(self, sizes: Mapping[str, int]) -> tuple[str, ...]:
+        """Those of ``saved`` that are worth saving for tensors whose axes have these sizes.
+
+        The mean inside the variance of a row (neighbours in memory) is found again where the backward pass has the row
+        in registers anyway: a second number weighs more than the sum. Depends on sizes alone, not on a schedule.
+        """
+        ir = self.forward.ir
+        domain = frozenset[str]().union(*(ir[i].over for i in self.known if ir[i].op in REDUCTIONS))
+        row = self.forward.axes.names[-1]
+        if domain != {row} or sizes[row] > LONGEST_ROW:
+            return self.saved
+        inside = {ir[i].args[1] for i in self.known if ir[i].op == "var"}
+        return tuple(name for name in self.saved if self.forward.statistics[name] not in inside)
 
 
 class _Ops:

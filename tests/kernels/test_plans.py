@@ -70,11 +70,19 @@ def test_axes_merge_where_nothing_tells_them_apart() -> None:
 
 
 def test_what_is_saved_does_not_depend_on_the_schedule() -> None:
+    narrow = replace(LIMITS, resident_forward=32, resident_backward=32, fill=32, small=0)
     for name, entry in ZOO.items():
-        saved = {
-            plans(LayerSpec(entry.formula), shape, 4).saved for shape in ((2, 8, 4, 4), (256, 64, 64, 64))
-        }
-        assert len(saved) == 1, name
+        for shape in ((2, 8, 4, 4), (64, 16, 8, 8)):
+            saved = {plans(LayerSpec(entry.formula), shape, 4, limits).saved for limits in (LIMITS, narrow)}
+            assert len(saved) == 1, name
+
+
+def test_the_mean_of_a_short_row_is_found_again() -> None:
+    short, long = (plans(LayerSpec(LN, "btc"), (8, 64, c), 1) for c in (1024, 16384))
+    assert (len(short.saved), len(long.saved)) == (1, 2)
+    assert short.backward.resident
+    # one number of the row beside x, y, weight and bias
+    assert short.forward.launches[0].kernel.writes == {"y": 1, short.saved[0]: 1}
 
 
 @pytest.mark.parametrize(
