@@ -302,8 +302,8 @@ class _Apply(Kernel):
             elif self.work.again:
                 level = self.ir.levels(roots, out.known)
                 for n in range(1, max(level.values(), default=0) + 1):
-                    for i in (here := [i for i, at in level.items() if at == n]):
-                        out.define([i])
+                    here = [i for i, at in level.items() if at == n]
+                    out.define(here)
                     out.forget(here[-1])
             out.define(roots)
             self.store_tensors()

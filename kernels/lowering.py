@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from evonas.kernels.axes import dim_sizes
-from evonas.kernels.plan import Plan, plan
+from evonas.kernels.plan import Plan, plan, sweeps
 from evonas.kernels.programs import LayerSpec, Passes, build
 from evonas.kernels.tiling import LIMITS, Limits
 
@@ -36,8 +36,8 @@ class Plans:
 def plans(spec: LayerSpec, shape: tuple[int, ...], groups: int, limits: Limits = LIMITS) -> Plans:
     """Kernels for both passes on tensors of that shape.
 
-    Weighted partial means save whole reductions while the domain is in registers; where it is swept or split they
-    would cost another sweep, so then both passes are planned without them.
+    Weighted partial means save whole reductions while the domain is in registers. Where it is swept or split they
+    may cost another sweep or save one: then both passes are planned with them and without, and the fewer sweeps count.
 
     Raises:
         UsageError: see ``build``, ``dim_sizes`` and ``plan``.
@@ -47,6 +47,7 @@ def plans(spec: LayerSpec, shape: tuple[int, ...], groups: int, limits: Limits =
 
 @lru_cache(maxsize=4096)
 def _plans(spec: LayerSpec, shape: tuple[int, ...], groups: int, limits: Limits, generation: int) -> Plans:
+    best: tuple[int, Plans] | None = None
     for split_means in (True, False):
         both = passes(spec, split_means)
         sizes = both.forward.axes.sizes(dim_sizes(spec.layout, shape, groups))
@@ -61,8 +62,12 @@ def _plans(spec: LayerSpec, shape: tuple[int, ...], groups: int, limits: Limits,
             both.batch,
         )
         if all(p.resident for p in (made.forward, made.backward)):
-            break
-    return made
+            return made
+        count = sweeps(made.forward) + sweeps(made.backward)
+        if best is None or count <= best[0]:
+            best = count, made
+    assert best is not None
+    return best[1]
 
 
 #: Operations that magnify the relative error of a small argument.

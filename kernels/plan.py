@@ -35,6 +35,10 @@ HEAVY = 18
 WEIGHTS = {"erf": 24}
 #: From here on a program takes half as many rows, so that a thread can have twice the registers.
 HEAVIEST = 34
+#: Elements next to one another in memory from which on a load wastes nothing, in the narrowest dtype.
+CACHE_LINE = 64
+#: Buffers of the size of x, in the dtype of x.
+TENSORS = ("x", "residual", "dy", "dsum", "y", "sum", "dx")
 #: A kernel holds as many registers' worth of tensors as a thread has, and this much more, before it spills: compilers
 #: find a better order of statements than the one they are written in.
 PACKED = 1.2
@@ -135,7 +139,23 @@ def plan(
             f"an axis, and as many elements below the outermost one",
             hint="use backend='eager'",
         )
-    return _Planner(program, sizes, backward, summed, known or {}, limits).run()
+    made = _Planner(program, sizes, backward, summed, known or {}, limits)
+    first = made.run()
+    if not any(launch.tiling is not None and launch.tiling.swept for launch in first.launches):
+        return first
+    apart = _Planner(program, sizes, backward, summed, known or {}, limits).run(apart=True)
+    return apart if sweeps(apart) < sweeps(first) else first
+
+
+def sweeps(made: Plan) -> int:
+    """How often kernels go through tensors of the size of x."""
+    return sum(
+        times
+        for launch in made.launches
+        for counts in (launch.kernel.reads, launch.kernel.writes)
+        for pointer, times in counts.items()
+        if dict(zip(launch.kernel.pointers, launch.tensors, strict=True))[pointer] in TENSORS
+    )
 
 
 class _Planner:
@@ -162,11 +182,23 @@ class _Planner:
         self.buffers: dict[str, Buffer] = {}
         self.vectors: dict[str, tuple[str, int]] = {}
 
-    def run(self) -> Plan:
+    def run(self, apart: bool = False) -> Plan:
+        """apart: statistics have kernels of their own until what is left is resident.
+
+        That costs launches, and saves sweeps where moments are taken of moments: those of the lower level are few numbers,
+        and the layer's result may need nothing else.
+        """
         statistics = [Store(name, value) for name, value in self.program.statistics.items()]
         totals: list[Total] = []
         domain = self._domain(self.program.tensors.values())
+        parts = self._lowest(self.program.tensors.values()) if apart else frozenset()
         for total in self.program.totals:
+            if parts and parts <= total.over:
+                # a sum of sums that the result needs as well
+                value = self.ir.mean(self.ir.mean(total.value, parts), total.over)
+                if self.ir[value].varies in (frozenset(), self.channels):
+                    statistics.append(Store(total.name, value, total.over))
+                    continue
             if total.over <= domain and total.over:
                 value = self.ir.mean(total.value, total.over)
                 if self.ir[value].varies in (frozenset(), self.channels):
@@ -176,7 +208,7 @@ class _Planner:
         work = Work(self.ir, self.channels, self.program.tensors, statistics, totals, self.known, self.summed)
         while True:
             tiling = self._single(work)
-            if tiling is not None:
+            if tiling is not None and not (apart and (tiling.swept or self._scattered(tiling))):
                 self._apply(work, tiling)
                 return Plan(tuple(self.launches), self.buffers, self.vectors, self.sizes, self.given)
             self._peel(work)
@@ -186,6 +218,13 @@ class _Planner:
         for i in self.ir.reductions(list(roots), self.known):
             found |= self.ir[i].over
         return found
+
+    def _lowest(self, roots: Iterable[int]) -> Axes:
+        """The narrowest set of axes that a reduction of the lowest level covers; none if there is no reduction."""
+        wanted = list(roots)
+        depth = self.ir.levels(wanted, self.known)
+        sets = [self.ir[i].over for i, level in depth.items() if level == 1]
+        return min(sets, key=lambda s: (prod(self.sizes[a] for a in s), sorted(s)), default=frozenset())
 
     def _single(self, work: Work) -> Tiling | None:
         """A tiling for all that is left, or None if statistics have to be found first."""
@@ -222,6 +261,11 @@ class _Planner:
         sets = [value.over for value in left]
         found = swept_tiling(self.axes, self.sizes, domain, self.channels, sets, totals=totals, limits=limits)
         return found if found is not None and enough(found) else None
+
+    def _scattered(self, tiling: Tiling) -> bool:
+        """Whether a tile has so few neighbours in memory that much of each cache line is read for nothing."""
+        inner = self.axes[-1]
+        return tiling.block(inner) < min(CACHE_LINE, self.sizes[inner])
 
     def _peel(self, work: Work) -> None:
         """Find the widest reductions of the lowest level by kernels of their own."""
@@ -340,7 +384,8 @@ class _Planner:
         blocks = {f"BLOCK_{a.upper()}": tiling.block(a) for a in tiling.tile}
         if tiling.team:
             blocks["BLOCK_MEMBERS"] = power_of_two(tiling.members)
-        registers = self.limits.thread_registers(tiling.warps) if tiling.swept else 0
+        few = tiling.swept and tiling.warps < self.limits.warps  # as many threads as can be have no choice
+        registers = self.limits.thread_registers(tiling.warps) if few else 0
         self.launches.append(
             Launch(kernel, tensors, numbers, blocks, tiling.programs, tiling.warps, tiling, registers=registers or None)
         )

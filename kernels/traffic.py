@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-from evonas.kernels.plan import Launch, Plan
+from evonas.kernels.plan import TENSORS, Launch, Plan
 
-#: Buffers of the size of x, in the dtype of x.
-TENSORS = ("x", "residual", "dy", "dsum", "y", "sum", "dx")
 ACCUMULATOR = 4  # bytes of a float32, which everything else is held in
 
 
