@@ -35,6 +35,8 @@ HEAVY = 18
 WEIGHTS = {"erf": 24}
 #: From here on a program takes half as many rows, so that a thread can have twice the registers.
 HEAVIEST = 34
+#: Elements that are read while a kernel starts.
+LAUNCH = 1 << 21
 #: Elements next to one another in memory from which on a load wastes nothing, in the narrowest dtype.
 CACHE_LINE = 64
 #: Buffers of the size of x, in the dtype of x.
@@ -144,7 +146,8 @@ def plan(
     if not any(launch.tiling is not None and launch.tiling.swept for launch in first.launches):
         return first
     apart = _Planner(program, sizes, backward, summed, known or {}, limits).run(apart=True)
-    return apart if sweeps(apart) < sweeps(first) else first
+    tensor = prod(sizes[a] for a in program.axes.names)
+    return min(first, apart, key=lambda made: sweeps(made) * tensor + len(made.launches) * LAUNCH)
 
 
 def sweeps(made: Plan) -> int:
@@ -192,11 +195,12 @@ class _Planner:
         totals: list[Total] = []
         domain = self._domain(self.program.tensors.values())
         parts = self._lowest(self.program.tensors.values()) if apart else frozenset()
+        whole = self._whole(self.program.tensors.values())
         for total in self.program.totals:
             if parts and parts <= total.over:
                 # a sum of sums that the result needs as well
                 value = self.ir.mean(self.ir.mean(total.value, parts), total.over)
-                if self.ir[value].varies in (frozenset(), self.channels):
+                if self.ir[value].varies in (frozenset(), self.channels) and not self._whole([value]) - whole:
                     statistics.append(Store(total.name, value, total.over))
                     continue
             if total.over <= domain and total.over:
@@ -218,6 +222,11 @@ class _Planner:
         for i in self.ir.reductions(list(roots), self.known):
             found |= self.ir[i].over
         return found
+
+    def _whole(self, roots: Iterable[int]) -> set[int]:
+        """Reductions of tensors of full rank: those that need a sweep over them."""
+        found = self.ir.reductions(list(roots), self.known)
+        return {i for i in found if len(self.ir[self.ir[i].args[0]].varies) == len(self.axes)}
 
     def _lowest(self, roots: Iterable[int]) -> Axes:
         """The narrowest set of axes that a reduction of the lowest level covers; none if there is no reduction."""

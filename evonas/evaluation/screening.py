@@ -6,6 +6,7 @@ step, so their rates are reported apart from the paper's quality and stability r
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ from evonas.graph.layout import Layout, get_layout
 from evonas.rng import derive_seed
 from evonas.search_spaces import Space
 
+#: For each of many graphs whether it certainly passes the stack.
+Ahead = Callable[[Sequence[Graph]], Sequence[bool]]
 #: Names of the stages that this module runs, in order.
 STAGES = ("structural", "duplicate", "probe")
 
@@ -58,10 +61,17 @@ class Screen:
     """The three stages with the memory of what one arm of a search has seen.
 
     ``judge`` decides and remembers nothing; ``remember`` enters a judged genotype under its candidate id.
+
+    Args:
+        ahead: tells for many graphs at once which of them certainly pass ``stack_probe``, see
+            ``evonas.evaluation.stack_batch``. It saves time and decides nothing: verdicts are the same without it.
     """
 
-    def __init__(self, space: Space, options: ScreeningOptions | None = None) -> None:
+    def __init__(self, space: Space, options: ScreeningOptions | None = None, ahead: Ahead | None = None) -> None:
         self.space = space
+        self.ahead = ahead
+        self._looked: set[bytes] = set()
+        self._cleared: set[bytes] = set()
         self.options = options or ScreeningOptions()
         self._probe = make_probe(space.layout.name)
         self._digests: dict[bytes, int] = {}
@@ -89,10 +99,31 @@ class Screen:
                 reason = f"same function as candidate {twin}"
                 return Verdict("duplicate", reason, digest, twin, {"distance": distance}, seen)
         if self.options.probe:
-            reason, evidence = numeric_probe(graph, seen, self.space.layout, self.options)
+            cleared = digest in self._cleared
+            reason, evidence = numeric_probe(graph, seen, self.space.layout, self.options, cleared=cleared)
             if reason is not None:
                 return Verdict("probe", reason, digest, None, evidence, seen)
         return Verdict(None, None, digest, None, None, seen)
+
+    def look_ahead(self, genotypes: Iterable[bytes]) -> None:
+        """Ask ``ahead`` about genotypes that may be judged soon, in one go. Those that will not be cost time alone."""
+        if self.ahead is None:
+            return
+        found: dict[bytes, Graph] = {}
+        for genotype in genotypes:
+            digest = self.space.digest(genotype)
+            known = digest is None or digest in self._digests or digest in self._looked
+            if digest is not None and not known and self.space.reject(genotype) is None:
+                found[digest] = self.space.graph(genotype)
+        if found:
+            self._looked.update(found)
+            clear = self.ahead(list(found.values()))
+            self._cleared.update(d for d, sure in zip(found, clear, strict=True) if sure)
+
+    def looked_at(self, genotype: bytes) -> bool:
+        """Whether ``look_ahead`` has nothing to add about a genotype."""
+        digest = self.space.digest(genotype)
+        return self.ahead is None or digest is None or digest in self._digests or digest in self._looked
 
     def remember(self, genotype: bytes, verdict: Verdict, candidate: int) -> None:
         """Later candidates that equal this one are its duplicates. Structural rejects are not remembered."""
@@ -107,12 +138,18 @@ class Screen:
 
 
 def numeric_probe(
-    graph: Graph, seen: Observation, layout: Layout, options: ScreeningOptions | None = None
+    graph: Graph,
+    seen: Observation,
+    layout: Layout,
+    options: ScreeningOptions | None = None,
+    *,
+    cleared: bool = False,
 ) -> tuple[str | None, dict[str, Any]]:
     """Why a graph fails on random numbers, or None; with the numbers behind it.
 
     In order: a NaN or Inf in the output or a gradient; an output that does not change with x; one that does
-    not vary over space; a signal that explodes or collapses in a stack of random 1x1 convolutions.
+    not vary over space; a signal that explodes or collapses in a stack of random 1x1 convolutions. cleared: that the
+    stack passes is known.
     """
     options = options or ScreeningOptions()
     if seen.fingerprint.structure or not (np.isfinite(seen.y).all() and np.isfinite(seen.dx).all()):
@@ -124,13 +161,13 @@ def numeric_probe(
     spread = float((seen.y - seen.y.mean(axis=space, keepdims=True)).std())
     if spread <= 1e-9:
         return "constant over space", {"spread": spread}
-    if options.stack:
+    if options.stack and not cleared:
         return stack_probe(graph, layout, options)
     return None, {}
 
 
 @lru_cache(maxsize=8)
-def _stack(layout_name: str, depth: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def probe_stack(layout_name: str, depth: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Input and output adjoint (8 samples, 8 channels in 2 groups, 16 positions), ``depth`` He-normal mixings."""
     layout = get_layout(layout_name)
     rng = np.random.Generator(np.random.PCG64(derive_seed("stack", layout_name, depth)))
@@ -162,7 +199,7 @@ def stack_probe(graph: Graph, layout: Layout, options: ScreeningOptions) -> tupl
 def _propagate(
     graph: Graph, layout: Layout, options: ScreeningOptions, gain: float
 ) -> tuple[str | None, dict[str, Any]]:
-    x, g, mixings = _stack(layout.name, options.stack)
+    x, g, mixings = probe_stack(layout.name, options.stack)
     ops = ArrayOps(primitives.numpy_namespace, layout)
     vector = tuple(x.shape[p] if p in layout.channel_dims else 1 for p in range(x.ndim))
     channels_last = tuple(p for p in range(x.ndim) if p not in layout.channel_dims)
