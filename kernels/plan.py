@@ -188,8 +188,8 @@ class _Planner:
     def run(self, apart: bool = False) -> Plan:
         """apart: statistics have kernels of their own until what is left is resident.
 
-        That costs launches, and saves sweeps where moments are taken of moments: those of the lower level are few numbers,
-        and the layer's result may need nothing else.
+        That costs launches, and saves sweeps where moments are taken of moments: those of the lower level are few
+        numbers, and the layer's result may need nothing else.
         """
         statistics = [Store(name, value) for name, value in self.program.statistics.items()]
         totals: list[Total] = []
@@ -212,7 +212,8 @@ class _Planner:
         work = Work(self.ir, self.channels, self.program.tensors, statistics, totals, self.known, self.summed)
         while True:
             tiling = self._single(work)
-            if tiling is not None and not (apart and (tiling.swept or self._scattered(tiling))):
+            more = apart and self.ir.reductions(work.roots, self.known)
+            if tiling is not None and not (more and (tiling.swept or self._scattered(tiling))):
                 self._apply(work, tiling)
                 return Plan(tuple(self.launches), self.buffers, self.vectors, self.sizes, self.given)
             self._peel(work)
@@ -396,7 +397,16 @@ class _Planner:
         few = tiling.swept and tiling.warps < self.limits.warps  # as many threads as can be have no choice
         registers = self.limits.thread_registers(tiling.warps) if few else 0
         self.launches.append(
-            Launch(kernel, tensors, numbers, blocks, tiling.programs, tiling.warps, tiling, registers=registers or None)
+            Launch(
+                kernel,
+                tensors,
+                numbers,
+                blocks,
+                tiling.programs,
+                tiling.warps,
+                tiling,
+                registers=registers or None,
+            )
         )
 
     def _number(self, name: str, tiling: Tiling, more: Mapping[str, int]) -> int | float:

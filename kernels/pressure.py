@@ -12,7 +12,7 @@ from evonas.kernels.ir import IR
 
 
 def tensors_held(ir: IR, roots: Iterable[int], known: Mapping[int, str], rank: int) -> int:
-    """Values of ``rank`` axes that are alive at once, at most, when all that the roots need is made in the order of ids.
+    """Values of ``rank`` axes that are alive at once, at most, when what the roots need is made in the order of ids.
 
     known: values that are loaded and need nothing else.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import prod
 
 from evonas.kernels.axes import CHANNELS, KernelAxes, merge_axes
 from evonas.kernels.expressions import lower
@@ -21,8 +22,8 @@ from evonas.graph.graph import VECTOR_LEAVES, Graph, literal
 from evonas.graph.layout import get_layout
 
 AFFINE = ("weight", "bias")
-#: Elements of a row up to which the mean inside its variance is not saved.
-LONGEST_ROW = 8192
+#: Elements of a domain up to which the mean inside a variance is not saved.
+FOUND_AGAIN = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +110,12 @@ class Passes:
     def saved_on(self, sizes: Mapping[str, int]) -> tuple[str, ...]:
         """Those of ``saved`` that are worth saving for tensors whose axes have these sizes.
 
-        The mean inside the variance of a row (neighbours in memory) is found again where the backward pass has the row
-        in registers anyway: a second number weighs more than the sum. Depends on sizes alone, not on a schedule.
+        The mean inside a saved variance is found again where the backward pass has the domain in registers anyway.
+        Depends on sizes alone, not on a schedule.
         """
         ir = self.forward.ir
         domain = frozenset[str]().union(*(ir[i].over for i in self.known if ir[i].op in REDUCTIONS))
-        row = self.forward.axes.names[-1]
-        if domain != {row} or sizes[row] > LONGEST_ROW:
+        if prod(sizes[a] for a in domain) > FOUND_AGAIN:
             return self.saved
         inside = {ir[i].args[1] for i in self.known if ir[i].op == "var"}
         return tuple(name for name in self.saved if self.forward.statistics[name] not in inside)

@@ -75,6 +75,13 @@ _TANH_PTX = (
 #: tanh.approx is off by up to 2^-11 of its value, half a unit in the last place of bfloat16; the sigmoid made of it by
 #: up to 2^-12 in all, which is nothing of a layer's output unless the sigmoid is divided by or its logarithm taken.
 _HALF = _FAST | {"tanh": _TANH_PTX, "sigmoid": "return 0.5 * tanh(0.5 * a) + 0.5"}
+_ARGUMENTS = {
+    "divide": "a, b",
+    "quotient": "a, b",
+    "meet": "counter, target",
+    "nothing": "after, zero",
+    "afresh": "a, zero",
+}
 _WORDS = {
     "exp": "e to the power of a",
     "log": "The natural logarithm.",
@@ -127,7 +134,7 @@ def helper_text(names: set[str], maths: str) -> str:
     parts = []
     for name in ("tanh", *[n for n in HELPERS if n != "tanh"]):
         if name in wanted:
-            args = {"divide": "a, b", "quotient": "a, b", "meet": "counter, target", "nothing": "after, zero", "afresh": "a, zero"}.get(name, "a")
+            args = _ARGUMENTS.get(name, "a")
             parts.append(
                 f"@triton.jit\ndef {name}({args}):\n"
                 f'    """{_WORDS[name].rstrip(".")}."""\n    {table[name]}\n'

@@ -67,7 +67,9 @@ class Screen:
             ``evonas.evaluation.stack_batch``. It saves time and decides nothing: verdicts are the same without it.
     """
 
-    def __init__(self, space: Space, options: ScreeningOptions | None = None, ahead: Ahead | None = None) -> None:
+    def __init__(
+        self, space: Space, options: ScreeningOptions | None = None, ahead: Ahead | None = None
+    ) -> None:
         self.space = space
         self.ahead = ahead
         self._looked: set[bytes] = set()

@@ -3,8 +3,8 @@
 The verdicts stay numpy's. This run only clears candidates whose every number is ``MARGIN`` times better than the limit
 that it is held against; all others, and those without a program, go through ``screening.stack_probe`` as ever, which
 finds the reason and the numbers that are logged. Both compute in float64 and differ in the order of sums, by about
-1e-15 of a value and 1e-10 at the bottom of a stack that still passes, so a margin of ten leaves no doubt: decisions, and
-with them the log, are those of a machine without a GPU, where a replay verifies them.
+1e-15 of a value and 1e-10 at the bottom of a stack that still passes, so a margin of ten leaves no doubt: decisions,
+and with them the log, are those of a machine without a GPU, where a replay verifies them.
 
 Importing this imports neither torch nor triton.
 """
@@ -21,8 +21,9 @@ from evonas.graph.graph import Graph
 from evonas.graph.layout import Layout
 
 if TYPE_CHECKING:
-    from evonas.kernels.vm import CandidateBatch
     from torch import Tensor
+
+    from evonas.kernels.vm import CandidateBatch
 
 #: How many times better than its limit a number must be.
 MARGIN = 10.0
