@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -25,6 +25,9 @@ from evonas.layers import Layer
 from evonas.layers.module import GraphLayer
 from evonas.proxies import Proxy
 from evonas.proxies.trainer import LayerInput, Trainer
+
+if TYPE_CHECKING:
+    from evonas.evaluation.kernel_ahead import KernelPool
 
 STAGE = "kernel"
 DISAGREES = "disagrees_with_float64"
@@ -157,12 +160,24 @@ class GeneratedC(Eager):
 class Triton(Eager):
     """Triton kernels for full training; everything before it, which most candidates do not survive, stays eager.
 
-    Kernels are compiled for the very tensors that the network's layers get, and checked on those with the fewest
-    and the most channels.
+    Kernels are compiled for the very tensors that the network's layers get, by a pool of compilers where the device is
+    one that it knows, and checked on tensors with the fewest and the most channels.
+
+    Args:
+        pool: what compiles; by default one for the device, or none, so that the first launch compiles.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, pool: KernelPool | None = None) -> None:
         self._device = torch.device(device)
+        self._pool = pool
+
+    def _compilers(self) -> KernelPool | None:
+        from evonas.evaluation.kernel_ahead import KernelPool, target_of
+
+        if self._pool is None:
+            target = target_of(self._device)
+            self._pool = None if target is None else KernelPool(target)
+        return self._pool
 
     def before_training(self, candidate: Candidate, trainer: Trainer) -> None:
         started = time.perf_counter()
@@ -175,6 +190,7 @@ class Triton(Eager):
         report.seconds = time.perf_counter() - started
 
     def _prepare(self, candidate: Candidate, trainer: Trainer, report: StageReport) -> None:
+        from evonas.evaluation.kernel_ahead import training_specs
         from evonas.layers.kernel_layer import KernelLayer
 
         def make(channels: int) -> GraphLayer:
@@ -182,8 +198,17 @@ class Triton(Eager):
 
         given = trainer.layer_inputs()
         make(given[0].shape[1])  # a graph that cannot be lowered is refused here
-        report.evidence["kernels"] = _count(candidate, given, self._device)
+        specs = training_specs(
+            _spec_of(candidate),
+            [(one, _eager(candidate, one.shape[1]).groups) for one in given],
+            self._device,
+            over_batch=_over_batch(candidate),
+        )
+        report.evidence["kernels"] = len(specs)
         begun = time.perf_counter()
+        pool = self._compilers()
+        if pool is not None:
+            report.evidence |= pool.compile(specs)
         for one in given:
             self._compile(make, one)
         report.evidence["compile_s"] = time.perf_counter() - begun
@@ -283,24 +308,6 @@ def _spec_of(candidate: Candidate) -> LayerSpec:
 
 def _memory(given: LayerInput) -> torch.memory_format:
     return torch.channels_last if given.channels_last else torch.contiguous_format
-
-
-def _count(candidate: Candidate, given: list[LayerInput], device: torch.device) -> int:
-    """Different kernels that those tensors need: by source and by the constants that they are compiled with."""
-    from evonas.kernels.runtime import executable, limits_for, maths_for
-
-    spec, found, over = _spec_of(candidate), set(), _over_batch(candidate)
-    for one in given:
-        groups = _eager(candidate, one.shape[1]).groups
-        memory = "channels_last" if one.channels_last else "contiguous"
-        here = replace(spec, memory=memory, training=one.training or not over)
-        for backward in (False, True) if one.training else (False,):
-            run = executable(
-                here, one.shape, groups, backward, maths_for(here, torch.float32, device), limits_for(device)
-            )
-            for launch in run.plan.launches:
-                found.add((run.text, launch.kernel.name, tuple(launch.blocks.items()), launch.warps))
-    return len(found)
 
 
 __all__ = ["DISAGREES", "STAGE", "Eager", "GeneratedC", "Triton", "make_kernels"]
