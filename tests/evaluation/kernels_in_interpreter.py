@@ -55,7 +55,7 @@ def main() -> None:
         "crop": 8, "eval_crop": 8, "depth": [1] * 7, "quality_threshold": 0.0,
     }  # fmt: skip
     report = {}
-    folder = tempfile.TemporaryDirectory()  # noqa: SIM115
+    folder = tempfile.TemporaryDirectory()
     pool = KernelPool("sm_90", workers=2, cache=Path(folder.name))
     if sys.argv[1] == "right":  # a candidate that is rejected before its kernels are wanted
         strict = small(

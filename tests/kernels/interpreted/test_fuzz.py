@@ -48,12 +48,13 @@ def to_tokens(formula: str) -> str:
 
 
 def limits(r: random.Random) -> Limits:
-    """Limits so small that sweeps, splits, loops and merges happen on small tensors, or the real ones."""
+    """Limits so small that sweeps, splits, loops and merges happen on small tensors, and tensors are made again that
+    few registers cannot hold; or the real ones."""
     if r.random() < 0.6:
         return LIMITS
     return Limits(
         r.choice([1, 2, 20]), r.choice([8, 32, 128]), r.choice([8, 32, 128]), r.choice([8, 32, 64]),
-        r.choice([16, 64]), r.choice([2, 4, 8]), r.choice([0, 64]),
+        r.choice([16, 64]), r.choice([2, 4, 8]), r.choice([0, 64]), registers=r.choice([1 << 16, 32]),
     )  # fmt: skip
 
 
