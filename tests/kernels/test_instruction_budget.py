@@ -55,5 +55,7 @@ def test_heavy_layers_do_not_spill(formula: str, target: str, tmp_path: Path) ->
     text = Path(backward.specs[-1].path).read_text(encoding="utf-8")
     assert ("afresh(" in text) == (formula in HEAVY)
     assert ("maxnreg" in dict(backward.specs[-1].options)) == (formula in SWEPT)
-    reports = [compile_spec(spec, target, cache_dir=tmp_path / "cache", sass=False) for spec in backward.specs]
+    reports = [
+        compile_spec(spec, target, cache_dir=tmp_path / "cache", sass=False) for spec in backward.specs
+    ]
     assert [report.spill_bytes for report in reports] == [0] * len(reports)
