@@ -85,7 +85,9 @@ def main() -> None:
     if given.json:
         print(json.dumps(result, indent=2))
         return
-    agree = f"{result['within_1e-5']} within 1e-5, {result['within_eager_float32']} as far off as eager float32"
+    agree = (
+        f"{result['within_1e-5']} within 1e-5, {result['within_eager_float32']} as far off as eager float32"
+    )
     wrong = f"{len(result['disagree'])} disagree, {len(result['overflow'])} overflow"
     print(f"{result['graphs']} graphs: {agree}, {wrong}")
     for one in result["disagree"]:
