@@ -212,7 +212,7 @@ class Kernel:
         if out.tile_axes(channels) and not set(out.tile_axes(self.ir[self.sums[n][1]].varies)) >= set(
             out.tile_axes(channels)
         ):
-            text = f"{text} + {out.zeros(channels)}"
+            text = f"({text} + {out.zeros(channels)})"
         mask = out.mask(channels)
         where = f"{out.at('partial', channels)} + {self.row(n)}"
         place = out.fresh("place")

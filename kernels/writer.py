@@ -351,7 +351,7 @@ class Writer:
         """``tl.sum`` of a text that varies over some axes, along others of the tile."""
         axes = self.tile_axes(over)
         if not axes:
-            return text
+            return text if text.isidentifier() else f"({text})"
         if set(self.tile_axes(varies)) <= set(axes):
             return f"tl.sum({text})"
         for a in axes:

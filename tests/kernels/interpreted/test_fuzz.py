@@ -102,6 +102,15 @@ def test_the_zoo(name: str, seed: int) -> None:
     assert not check.failures, describe(one, check)
 
 
+def test_a_gradient_that_varies_less_than_the_channels_that_are_swept() -> None:
+    """One sum for all channels of a group, added to each of their rows in memory, times the positions."""
+    narrow = Limits(1, 32, 8, 64, 64, 2, 64)
+    spec = LayerSpec("x + mean[w,h,c/g](v0)")
+    one = {"spec": spec, "shape": (3, 8, 1, 7), "groups": 4, "seed": 1, "limits": narrow}
+    check = run(one)
+    assert check.strict, describe(one, check)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["evonorm_s0", "evonorm_b0", "gn_silu", "ln_gelu", "dyt", "frn"])
 def test_half_precision(name: str, dtype: torch.dtype) -> None:
