@@ -64,7 +64,8 @@ class Launch:
     """One kernel and what it is called with.
 
     tensors: buffer per pointer argument; numbers: per scalar argument. registers: that a thread may have, where the
-    compiler must be told: of kernels with sweeps it saves registers at the price of a few spills.
+    compiler must be told: where neighbours in memory are not a program's own domain, it saves registers at the
+    price of a few spills.
     """
 
     kernel: KernelText
@@ -394,7 +395,8 @@ class _Planner:
         blocks = {f"BLOCK_{a.upper()}": tiling.block(a) for a in tiling.tile}
         if tiling.team:
             blocks["BLOCK_MEMBERS"] = power_of_two(tiling.members)
-        few = tiling.swept and tiling.warps < self.limits.warps  # as many threads as can be have no choice
+        # as many threads as can be have no choice
+        few = tiling.warps < self.limits.warps and (tiling.swept or self.axes[-1] not in tiling.resident)
         registers = self.limits.thread_registers(tiling.warps) if few else 0
         self.launches.append(
             Launch(
