@@ -14,7 +14,9 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from evonas import primitives, search_spaces
-from evonas.data import Dataset
+from evonas.data import Dataset, TextData
+from evonas.data.text import BLOCK
+from evonas.data.vocabulary import vocabulary
 from evonas.errors import (
     EnvironmentUnusable,
     EvonasError,
@@ -167,9 +169,13 @@ def _check_proxies(settings: Settings) -> None:
     for name in evaluation.proxies:
         loaded = proxies.data_of(name, evaluation.data, evaluation.data_path)
         spec = proxies.SCALES.get(evaluation.scale, {}).get(name)
-        if isinstance(loaded, Dataset) and spec is not None:
+        if spec is None:
+            continue
+        if isinstance(loaded, Dataset):
             batch = int(changes[name].get("batch", spec.batch))
             _check_shares(settings.rerank.data_shares, len(loaded.train), batch)
+        else:
+            _check_text(loaded, spec.replace(**changes[name]), settings.rerank.data_shares)
     for key, value in evaluation.layer.items():
         if key not in _LAYER_OPTIONS:
             raise unknown_name("key of evaluation.layer", key, _LAYER_OPTIONS)
@@ -178,6 +184,33 @@ def _check_proxies(settings: Settings) -> None:
         if not number or float(value) <= 0:
             needed = f"needed is a {'whole ' if whole else ''}number above 0"
             raise UsageError(f"evaluation.layer.{key} = {value!r} does not fit", hint=needed)
+
+
+def _check_text(text: TextData, spec: Any, shares: Sequence[float]) -> None:
+    """Refuse now what a slot would refuse: parts shorter than a window, a vocabulary that the text does not give.
+
+    Learning byte pairs takes seconds; it is done here and again in the slots, which are other processes.
+    """
+    tokens = vocabulary(spec.tokenizer, spec.vocabulary, text.train)
+    for part, split in (
+        ("training", text.train),
+        ("validation", text.validation),
+        ("held-out", text.heldout),
+    ):
+        count = len(tokens.encode(split.data))
+        if count <= spec.sequence:
+            raise UsageError(
+                f"the {part} part of data set {text.name!r} has {count} tokens, needed are more than a window of "
+                f"{spec.sequence}",
+                hint="name a longer text, or --set evaluation.changes.sequence=N with a smaller N",
+            )
+        for share in shares if part == "training" else ():
+            blocks = -(-count // BLOCK)
+            if round(share * blocks) < 1:
+                raise UsageError(
+                    f"rerank.data_shares: {share:g} of {blocks} blocks of {BLOCK} training tokens are none",
+                    hint="take a larger share or a longer text, or --set rerank.data_shares=[]",
+                )
 
 
 def _check_shares(shares: Sequence[float], images: int, batch: int) -> None:
