@@ -23,7 +23,7 @@ def print_closing(run: Run) -> None:
     if front:
         emit(
             score_table(
-                f"Front of the search: {len(front)} layer{'s' * (len(front) != 1)}, validation accuracy",
+                f"Front of the search: {len(front)} layer{'s' * (len(front) != 1)}, validation scores",
                 front,
                 proxies,
                 progress.latency_source,

@@ -9,6 +9,7 @@ from evonas.errors import UsageError
 from evonas.layers import AssembledLayer, Layer, candidate_from
 from evonas.run.run import Run
 from evonas.run.session import open_settings, recorded_space
+from evonas.run.units import Units
 from evonas.run.wording import microseconds, score, seconds
 
 _DEPTH = 50
@@ -91,8 +92,9 @@ def print_history(history: History) -> None:
     where = f"stage {about['stage']}: {about['reason']}" if about["stage"] else ""
     print(f"\ncandidate {about['candidate']} of {about['run']}: {about['arm']}, {about['origin']}, "
           f"{about['outcome']} {where}".rstrip())  # fmt: skip
-    scores = ", ".join(f"{p} {score(v)}" for p, v in about["scores"].items())
-    print(f"validation accuracy: {scores}, mean {score(about['mean'])}")
+    units = Units(about["scores"])
+    scores = ", ".join(f"{p} {units.value(p, v)}" for p, v in about["scores"].items())
+    print(f"validation scores: {scores}, mean {score(about['mean'])}")
     if "latency_us" in about:
         source = history.run.objectives["latency"]["source"]
         print(f"latency: {microseconds(about['latency_us'])} us ({source})")

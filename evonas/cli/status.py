@@ -127,7 +127,7 @@ def show_status(spec: str, root: str, *, json: bool) -> int:
           + (f", {look.torn_bytes} bytes of a torn tail" if look.torn_bytes else ""))  # fmt: skip
     front = [r.to_dict(p.proxies) for r in p.front()]
     if front:
-        title = f"Front ({len(front)}), validation accuracy"
+        title = f"Front ({len(front)}), validation scores"
         emit("", score_table(title, front[:_SHOWN], p.proxies, p.latency_source))
     if p.ranking:
         emit(*ranking_tables(p.ranking, p.proxies))

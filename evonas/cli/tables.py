@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evonas.cli.output import table
+from evonas.run.units import Units
 from evonas.run.wording import microseconds, score, seconds, spread
 
 if TYPE_CHECKING:
@@ -19,36 +20,39 @@ _CHEAP = ("structural", "duplicate", "probe", "causal")
 def score_table(
     title: str, rows: Iterable[Mapping[str, Any]], proxies: Sequence[str], latency: str | None = None
 ) -> Table:
-    """Candidates with their validation accuracies; ``rows`` as ``Run.scored`` gives them.
+    """Candidates with their validation scores; ``rows`` as ``Run.scored`` gives them.
 
     latency: where latencies come from, in words, if they are an objective: then they are a column.
     """
+    units = Units(proxies)
     lines = [
-        (r["candidate"], *[score(r["scores"].get(p)) for p in proxies], score(r["mean"]),
+        (r["candidate"], *[units.value(p, r["scores"].get(p)) for p in proxies], score(r["mean"]),
          *([microseconds(r.get("latency_us"))] if latency else []), r["formula"])
         for r in rows
     ]  # fmt: skip
-    numbers = ["id", *proxies, "mean", *(["latency us"] if latency else [])]
+    numbers = ["id", *map(units.column, proxies), "mean", *(["latency us"] if latency else [])]
     title += f"; latency: {latency}" if latency else ""
     return table(title, [*numbers, "formula"], lines, right=numbers, fold=["formula"])
 
 
 def ranking_table(ranking: Sequence[Mapping[str, Any]], proxies: Sequence[str]) -> Table:
-    """The re-ranking: held-out accuracy, mean ± standard deviation over fresh seeds."""
+    """The re-ranking: held-out scores, mean ± standard deviation over fresh seeds."""
     lines = []
+    units = Units(proxies)
     timed = any("latency_us" in row for row in ranking)
     for row in ranking:
         versus = row["versus"]
         difference = "" if versus is None else spread(versus["mean"], versus["std"], sign=True)
-        cells = [spread(*row["per_proxy"].get(p, (None, None))) for p in proxies]
+        cells = [units.spread(p, *row["per_proxy"].get(p, (None, None))) for p in proxies]
         cells += [microseconds(row.get("latency_us"))] if timed else []
         lines.append(
             (row["name"], row["n"], spread(row["mean"], row["std"]), difference, *cells, row["formula"])
         )
     best = next((r["versus"]["name"] for r in ranking if r["versus"]), None)
     against = f"vs {best}" if best else "vs baseline"
-    columns = ["layer", "n", "mean", against, *proxies, *(["latency us"] if timed else []), "formula"]
-    title = "Re-ranking: held-out accuracy on fresh seeds, mean ± standard deviation"
+    columns = ["layer", "n", "mean", against, *map(units.column, proxies)]
+    columns += [*(["latency us"] if timed else []), "formula"]
+    title = f"Re-ranking: held-out scores on fresh seeds, mean ± standard deviation. {units.note}".strip()
     return table(title, columns, lines, right=columns[1:-1], fold=["formula"])
 
 

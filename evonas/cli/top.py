@@ -95,7 +95,7 @@ def _print(
     named = [
         {**r, "formula": f"{r['formula']}   ({r['name']})" if "name" in r else r["formula"]} for r in shown
     ]
-    emit(score_table(f"{what}{cut}; validation accuracy", named, run.proxies, latency))
+    emit(score_table(f"{what}{cut}; validation scores", named, run.proxies, latency))
     if ranking:
         emit(*ranking_tables(ranking, run.proxies), *verdict(ranking))
 

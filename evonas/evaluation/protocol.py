@@ -86,7 +86,8 @@ class StageReport:
 
 @dataclass(slots=True)
 class Outcome:
-    """The answer to a task. ``scores`` maps proxy name to validation accuracy in [0, 1].
+    """The answer to a task. ``scores`` maps proxy name to validation score in [0, 1]: accuracy, or for
+    text 1 - bits per byte / 8, the share of the bits of a byte that the model saves.
 
     ``to_dict`` shares ``scores`` and the evidence of the reports with the outcome.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from evonas.run.units import Units
 from evonas.run.wording import microseconds, spread
 
 
@@ -32,18 +33,20 @@ def _ranking(content: Mapping[str, Any]) -> Table:
     timed = any("latency_us" in row for row in ranking)
     best = next((r["versus"]["name"] for r in ranking if r["versus"]), None)
     against = f"vs {best}" if best else "vs baseline"
-    columns = ["layer", "arm", "n", "mean", against, *proxies, *(["latency us"] if timed else []), "formula"]
+    units = Units(proxies)
+    columns = ["layer", "arm", "n", "mean", against, *map(units.column, proxies)]
+    columns += [*(["latency us"] if timed else []), "formula"]
     rows = []
     for row in ranking:
         versus = row["versus"]
         cells = [row["name"], row["arm"], str(row["n"]), spread(row["mean"], row["std"])]
         cells.append("" if versus is None else spread(versus["mean"], versus["std"], sign=True))
-        cells += [spread(*row["per_proxy"].get(p, (None, None))) for p in proxies]
+        cells += [units.spread(p, *row["per_proxy"].get(p, (None, None))) for p in proxies]
         cells += [microseconds(row.get("latency_us"))] if timed else []
         rows.append([*cells, row["formula"]])
     note = (
         "Held-out scores, mean ± standard deviation over n fresh seeds that the search did not see; all rows share "
-        "weights, data order and budget. Held-out data choose nothing."
+        f"weights, data order and budget. Held-out data choose nothing. {units.note}".strip()
     )
     return Table(
         columns,

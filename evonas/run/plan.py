@@ -271,8 +271,8 @@ def _samples(proxy: Proxy) -> int:
 def _timed(proxy: Proxy, device: str, stability: bool, backend: str) -> ProxyCost:
     from functools import partial
 
-    from evonas.layers.c_layer import CGraphLayer
     from evonas.layers import resolve_candidate
+    from evonas.layers.c_layer import CGraphLayer
     from evonas.proxies import Trainer, stability_test
 
     candidate, spec = resolve_candidate(TIMED_WITH[proxy.layout]), proxy.spec

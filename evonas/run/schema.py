@@ -87,8 +87,8 @@ COLUMNS = (
     Column(
         "scores",
         "list<double>",
-        "validation accuracy in [0, 1], one per proxy in the order of `evonas.proxies`; "
-        "null: not measured, NaN: measured as NaN",
+        "validation scores in [0, 1], one per proxy in the order of `evonas.proxies`: accuracies, for text "
+        "1 - bits per byte / 8; null: not measured, NaN: measured as NaN",
     ),
     Column("seconds", "double", "work time of the evaluation in its slot, in seconds; informative"),
     Column("detail", "string", "a JSON object with the evidence: stage reports, bars, counters"),

@@ -180,7 +180,7 @@ def test_latency_as_an_objective_from_plan_to_table(call, tmp_path):
     code, out, err = call("search", *QUICK, *goal, "--set", "rerank.seeds=1", "--quiet")
     assert (code, err) == (0, "")
     flat = " ".join(out.split())
-    assert f"validation accuracy; latency: {source}" in flat
+    assert f"validation scores; latency: {source}" in flat
     assert flat.count("latency us") == 2  # the front and the re-ranking
     content = document(call("top", "latest", "--json", "--sort", "latency")[1], "top")
     assert content["objectives"]["latency"]["source"] == source

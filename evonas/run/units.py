@@ -1,0 +1,53 @@
+"""Scores as people read them: the log's shares of saved bits as bits per byte, accuracies as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from evonas.errors import EvonasError
+from evonas.run.wording import score, spread
+
+#: Bits of a byte: a language model's score is 1 - bits per byte / 8.
+_BYTE = 8.0
+
+
+class Units:
+    """How the scores of some proxies are shown.
+
+    Args:
+        proxies: names; one of a plug-in that is not loaded counts as one whose scores are accuracies.
+    """
+
+    def __init__(self, proxies: Iterable[str]) -> None:
+        from evonas.proxies.registry import kind
+
+        self._text = set()
+        for name in proxies:
+            try:
+                if kind(name) == "text":
+                    self._text.add(name)
+            except EvonasError:
+                continue
+
+    def column(self, proxy: str) -> str:
+        """The head of a column."""
+        return f"{proxy} bits/byte" if proxy in self._text else proxy
+
+    def value(self, proxy: str, value: float | None) -> str:
+        """One score."""
+        return score(_BYTE * (1 - value) if value is not None and proxy in self._text else value)
+
+    def spread(self, proxy: str, mean: float | None, std: float | None) -> str:
+        """mean ± std of scores."""
+        if mean is None or proxy not in self._text:
+            return spread(mean, std)
+        return spread(_BYTE * (1 - mean), None if std is None else _BYTE * std)
+
+    @property
+    def note(self) -> str:
+        """What has to be said beside a table; empty where all scores are accuracies."""
+        if not self._text:
+            return ""
+        return (
+            "Bits per byte: lower is better. Means are of scores: accuracies of images, 1 - bits per byte / 8 of text."
+        )
