@@ -7,6 +7,7 @@ The public names, loaded when first used (importing evonas does not import torch
   is an ``nn.Module``.
 - ``open_run(path)`` is a run that exists.
 - ``primitive(...)`` plugs in an operation of your own.
+- ``compare(layer, layer, ...)`` trains layers alike, with paired seeds, and returns a ``Comparison``.
 - ``swap(model, layer)`` puts a layer in place of the norms and activations of a model and returns a ``SwapReport``.
 """
 
@@ -16,6 +17,8 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from evonas.comparing.api import compare
+    from evonas.comparing.comparison import Comparison
     from evonas.layers.layer import Layer
     from evonas.primitives import primitive
     from evonas.run.api import search
@@ -28,12 +31,17 @@ try:
 except metadata.PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["Layer", "Run", "SwapReport", "__version__", "layer", "open_run", "primitive", "search", "swap"]
+__all__ = [
+    "Comparison", "Layer", "Run", "SwapReport", "__version__", "compare", "layer", "open_run", "primitive", "search",
+    "swap",
+]  # fmt: skip
 
 _LAZY = {
+    "Comparison": "evonas.comparing.comparison",
     "Layer": "evonas.layers.layer",
     "Run": "evonas.run.run",
     "SwapReport": "evonas.swapping.report",
+    "compare": "evonas.comparing.api",
     "primitive": "evonas.primitives",
     "search": "evonas.run.api",
     "swap": "evonas.swapping.swap",

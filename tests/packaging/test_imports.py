@@ -12,7 +12,7 @@ from package_installs import FOLDERS, ROOT, python
 #: In the order in which data flows: a room imports rooms to its left only.
 ORDER = (
     "errors", "rng", "plugins", "primitives", "graph", "testing", "search_spaces", "kernels", "layers", "data",
-    "proxies", "evolution", "evaluation", "run", "report", "swapping", "cli",
+    "proxies", "evolution", "evaluation", "run", "report", "swapping", "comparing", "cli",
 )  # fmt: skip
 HEAVY = ("torch", "ray", "triton", "optuna", "networkx", "pandas", "matplotlib")
 LIGHT = ("numpy", "pyarrow", "moocore", *HEAVY)
