@@ -36,7 +36,10 @@ def told(training: Training, now: Comparison, units: Units) -> str:
 
 def _sweep(now: Comparison, layer: int) -> str:
     row = next(row for row in now.rows if row["candidate"] == layer)
-    return ", ".join(f"{proxy} {factor:g}" for proxy, factor in row["lr"].items())
+    return ", ".join(
+        f"{proxy} {'all diverged' if row['sensitivity'][proxy] is None else f'{factor:g}'}"
+        for proxy, factor in row["lr"].items()
+    )
 
 
 def comparison_tables(done: Comparison, units: Units) -> list[Any]:
@@ -75,7 +78,7 @@ def _difference(found: Mapping[str, Any], units: Units | None = None, proxy: str
 
     if found["mean"] is None:
         return "-"
-    text = f"{shown(found['mean']):+.3f}"
+    text = f"{shown(found['mean']) + 0.0:+.3f}"
     if found["low"] is None:
         return text
     low, high = sorted((shown(found["low"]), shown(found["high"])))
@@ -83,9 +86,13 @@ def _difference(found: Mapping[str, Any], units: Units | None = None, proxy: str
 
 
 def _remarks(row: Mapping[str, Any]) -> str:
-    parts = [f"{_which(d['seed'])} diverged on {d['proxy']} at step {d['step']}" for d in row["diverged"]]
-    parts += [f"{_which(f['seed'])} {f['outcome']}: {f['reason']}" for f in row["failed"]]
-    return "; ".join(parts)
+    """Which trainings diverged or failed; those with the same words together."""
+    found: dict[str, list[int | None]] = {}
+    for one in row["diverged"]:
+        found.setdefault(f"diverged on {one['proxy']}", []).append(one["seed"])
+    for one in row["failed"]:
+        found.setdefault(f"{one['outcome']}: {one['reason']}", []).append(one["seed"])
+    return "; ".join(f"{', '.join(map(_which, seeds))} {words}" for words, seeds in found.items())
 
 
 def _which(seed: int | None) -> str:

@@ -14,7 +14,7 @@ from evonas.run.units import Units
 if TYPE_CHECKING:
     from evonas.comparing.comparison import Comparison
 
-_SCORES, _DIFFERENCES, _GAP, _RIGHT = 360, 300, 34, 150
+_SCORES, _DIFFERENCES, _GAP, _RIGHT = 360, 300, 34, 168
 _TOP, _ROW, _HEAD, _FOOT, _BOTTOM = 84, 30, 36, 42, 16
 _LETTER = 7.2  # width of one, roughly: there is nothing to measure text with
 _LONGEST = 34
@@ -27,7 +27,8 @@ text { fill: #222222; } .faint { fill: #666666; } .grid { stroke: #e3e3e3; } .ze
 @media (prefers-color-scheme: dark) {
   svg { background: #14171c; }
   text { fill: #e6e6e6; } .faint { fill: #a0a4aa; } .grid { stroke: #2c3138; } .zero { stroke: #d0d0d0; }
-  .bar, .mean { stroke: #7cc4f7; } .own .dot { fill: #999999; } .own .bar, .own .mean { stroke: #d0d0d0; }
+  .bar, .mean { stroke: #7cc4f7; } .dot { fill: #2f9df0; fill-opacity: 0.7; } .own .dot { fill: #a8a8a8; }
+  .own .bar, .own .mean { stroke: #d0d0d0; }
 }
 """
 
@@ -48,13 +49,12 @@ class _Axis:
         return cls(left, width, low - room, high + room)
 
     def at(self, value: float) -> float:
-        """The pixel of a number; numbers outside are drawn at the edge."""
-        share = (value - self.low) / (self.high - self.low)
-        return self.left + self.width * min(1.0, max(0.0, share))
+        """The pixel of a number."""
+        return self.left + self.width * (value - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
-        """Three to seven round numbers."""
-        rough = (self.high - self.low) / 5
+        """Three to eight round numbers."""
+        rough = (self.high - self.low) / 8
         power = 10.0 ** math.floor(math.log10(rough))
         step = power * next(m for m in (1, 2, 5, 10) if m * power >= rough)
         first, last = math.ceil(self.low / step), math.floor(self.high / step)
@@ -63,7 +63,7 @@ class _Axis:
 
 def comparison_svg(comparison: Comparison) -> str:
     """Per proxy and layer: a dot per training, the mean and its interval; beside it the paired differences to the
-    reference with theirs. A training that diverged is a cross at the worse edge."""
+    reference with theirs. A training that diverged is a cross at the score that it counts with."""
     units = Units(comparison.proxies)
     rows = comparison.rows
     left = round(30 + _LETTER * max(len(_short(row["name"])) for row in rows))
@@ -95,37 +95,28 @@ def _legend(x: float, y: float) -> list[str]:
         f'<text x="{x + 158}" y="{y + 4}">mean and interval</text>',
     ]
     parts += [
-        _cross(x + 294, y, ""),
-        f'<text x="{x + 306}" y="{y + 4}">diverged, counted as the worst score</text>',
+        _cross(x + 300, y, ""),
+        f'<text x="{x + 312}" y="{y + 4}">diverged, counted as the worst score</text>',
     ]
     return parts
 
 
 def _block(proxy: str, rows: Sequence[Mapping[str, Any]], units: Units, left: float, top: float) -> list[str]:
     lost = {(row["candidate"], d["seed"]) for row in rows for d in row["diverged"] if d["proxy"] == proxy}
-    shown: dict[int, dict[int, float]] = {
+    shown = {
         row["candidate"]: {
             seed: units.number(proxy, value)
             for seed, value in enumerate(row["scores"][proxy])
-            if value is not None and (row["candidate"], seed) not in lost
+            if value is not None
         }
         for row in rows
     }
-    # the interval of the mean of what the table counts, diverged trainings included
-    spans = {
-        row["candidate"]: interval(
-            [units.number(proxy, value) for value in row["scores"][proxy] if value is not None]
-        )
-        for row in rows
-    }
-    low = units.lower_is_better(proxy)
-    healthy = [ends for c, ends in spans.items() if ends and not any(c == layer for layer, _ in lost)]
-    values = [v for one in shown.values() for v in one.values()] + [v for ends in healthy for v in ends]
-    scores = _Axis.over(left, _SCORES, values)
-    differences = _differences(proxy, rows, units, lost)
-    right = _Axis.over(left + _SCORES + _GAP, _DIFFERENCES, [0.0, *differences])
+    spans = {layer: interval(list(values.values())) for layer, values in shown.items()}
+    values = [v for one in shown.values() for v in one.values()]
+    scores = _Axis.over(left, _SCORES, [*values, *(v for ends in spans.values() for v in ends or ())])
+    right = _Axis.over(left + _SCORES + _GAP, _DIFFERENCES, [0.0, *_differences(proxy, rows, units)])
     bottom = top + _HEAD + _ROW * len(rows)
-    unit = "bits per byte, lower is better" if low else "accuracy"
+    unit = "bits per byte, lower is better" if units.lower_is_better(proxy) else "accuracy"
     out = [f'<text x="16" y="{top + 22:.0f}" font-weight="600">{escape(proxy)}</text>']
     for axis in (scores, right):
         out += _grid(axis, top + _HEAD - 6, bottom, zero=axis is right)
@@ -144,11 +135,9 @@ def _block(proxy: str, rows: Sequence[Mapping[str, Any]], units: Units, left: fl
             f"<title>{escape(row['formula'])}</title></text>"
         )
         for seed, value in shown[found].items():
-            out.append(_dot(scores.at(value), y, f"{row['name']}, seed {seed + 1}: {value:.4f}"))
-        worse = scores.left + scores.width if low else scores.left
-        for layer, seed in lost:
-            if layer == found:
-                out.append(_cross(worse, y, f"{row['name']}, seed {seed + 1}: diverged"))
+            gone = (found, seed) in lost
+            words = f"{row['name']}, seed {seed + 1}: {'diverged' if gone else f'{value:.4f}'}"
+            out.append((_cross if gone else _dot)(scores.at(value), y, words))
         mean = row["per_proxy"][proxy][0]
         if mean is not None:
             centre = units.number(proxy, mean)
@@ -160,18 +149,14 @@ def _block(proxy: str, rows: Sequence[Mapping[str, Any]], units: Units, left: fl
     return out
 
 
-def _differences(
-    proxy: str, rows: Sequence[Mapping[str, Any]], units: Units, lost: set[tuple[int, int]]
-) -> list[float]:
-    """What the axis of the differences has to show: those of trainings that went well on both sides."""
-    found = []
+def _differences(proxy: str, rows: Sequence[Mapping[str, Any]], units: Units) -> list[float]:
+    """What the axis of the differences has to show: every pair, and the ends of the intervals."""
+    found: list[float | None] = []
     own = next(row for row in rows if row["reference"])
     for row in rows:
-        gone = {seed for layer, seed in lost if layer in (row["candidate"], own["candidate"])}
-        found += [units.change(proxy, v) for seed, v in _pairs(row, own, proxy) if seed not in gone]
-        ends = (row["differences"] or {}).get(proxy)
-        if ends and ends["low"] is not None and not gone:
-            found += [units.change(proxy, ends["low"]), units.change(proxy, ends["high"])]
+        if row["differences"] is not None:
+            found += [units.change(proxy, value) for _, value in _pairs(row, own, proxy)]
+            found += [units.change(proxy, row["differences"][proxy][end]) for end in ("low", "high")]
     return [v for v in found if v is not None]
 
 
@@ -192,16 +177,16 @@ def _paired(
     if row["differences"] is None:
         return [f'<text x="{x:.0f}" y="{y + 4:.1f}" class="faint">reference</text>']
     found = row["differences"][proxy]
-    mean = units.change(proxy, found["mean"])
+    mean = _plus(units.change(proxy, found["mean"]))
     if mean is None:
         return [f'<text x="{x:.0f}" y="{y + 4:.1f}" class="faint">no pair</text>']
     own = next(one for one in rows if one["reference"])
     out = []
     for seed, value in _pairs(row, own, proxy):
-        change = units.change(proxy, value)
-        out.append(_dot(axis.at(change or 0.0), y, f"{row['name']}, seed {seed + 1}: {change:+.4f}"))
+        change = _plus(units.change(proxy, value)) or 0.0
+        out.append(_dot(axis.at(change), y, f"{row['name']}, seed {seed + 1}: {change:+.4f}"))
     text = f"{mean:+.3f}"
-    ends = sorted(units.change(proxy, found[end]) or 0.0 for end in ("low", "high"))
+    ends = sorted(_plus(units.change(proxy, found[end])) or 0.0 for end in ("low", "high"))
     if found["low"] is None:
         ends = [mean, mean]
     else:
@@ -209,6 +194,11 @@ def _paired(
     out.append(_span(axis.at(ends[0]), axis.at(ends[1]), y, axis.at(mean), f"{row['name']}: {text}"))
     out.append(f'<text x="{x:.0f}" y="{y + 4:.1f}" font-size="11">{text}</text>')
     return out
+
+
+def _plus(value: float | None) -> float | None:
+    """Without a negative zero."""
+    return None if value is None else value + 0.0
 
 
 def _grid(axis: _Axis, top: float, bottom: float, *, zero: bool) -> list[str]:
