@@ -157,7 +157,9 @@ def test_a_layer_that_does_not_fit_names_the_proxy() -> None:
     with pytest.raises(UsageError, match=r"does not fit proxy 'resnet', whose layers are given images"):
         compare("relu", "x / rms[t,c](x)", proxies=["transformer", "resnet"])
     with pytest.raises(UsageError, match=r"does not fit proxy 'resnet'.*its norms differ"):
-        compare("relu", "norm_ffn: x / rms[c](x); norm_attention: x; act: x", proxies=["resnet"])
+        compare(
+            "relu", "pre_ffn: x / rms[c](x); pre_attention: x / std[c](x); act: tanh(x)", proxies=["resnet"]
+        )
     with pytest.raises(UsageError, match="unknown proxy 'resnett'"):
         compare("relu", "gelu", proxies=["resnett"])
 
