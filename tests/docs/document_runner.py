@@ -1,7 +1,8 @@
 """Runs the blocks of one page in order, in a folder of its own: ``python document_runner.py PAGE``.
 
-Python blocks share one namespace, console blocks run in bash. ``evonas search``, ``evonas.search`` and their likes are the real
-ones with a tiny budget: the page says what a reader would type, the settings below make it take a second or two.
+Python blocks share one namespace, console blocks run in bash. ``evonas search``, ``evonas.search`` and
+their likes are the real ones with a tiny budget: the page says what a reader would type, the settings below make it
+take a second or two.
 """
 
 from __future__ import annotations
