@@ -115,6 +115,26 @@ def notes(done: Comparison, units: Units) -> list[str]:
         if done.settings.rerank.lr_factors
         else "Tables are of held-out data, without a sweep; the mean on validation data stands beside."
     )
+    edge = _at_the_edge(done)
+    if edge:
+        found.append(
+            f"The best factor is the last one of the sweep for {edge}: a wider --lr-factors may be fairer."
+        )
     if any(row["diverged"] for row in done.rows):
         found.append("A training that diverged counts with a score of 0.")
     return [*found, *([units.note] if units.note else [])]
+
+
+def _at_the_edge(done: Comparison) -> str:
+    """Layers and proxies whose best factor is the smallest or largest that was tried, in words."""
+    factors = done.settings.rerank.lr_factors
+    if len(factors) < 2:
+        return ""
+    ends = (min(factors), max(factors))
+    return "; ".join(
+        f"{row['name']} ({', '.join(found)})"
+        for row in done.rows
+        if (found := [
+            f"{p} {f:g}" for p, f in row.get("lr", {}).items() if f in ends and row["sensitivity"][p] is not None
+        ])
+    )  # fmt: skip

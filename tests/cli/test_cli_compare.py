@@ -4,10 +4,12 @@ import json
 import signal
 import time
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 from cli_support import HASHED, document, start
 
+EVALUATORS = Path(__file__).parents[1] / "run" / "evaluators.py"
 FREE = (*HASHED, "--proxies", "resnet,mobilenet")
 INLINE = (*FREE, "--set", "workers.backend=inline")
 
@@ -42,6 +44,21 @@ def test_one_seed_has_no_interval(call):
     assert code == 0
     assert "One pair of trainings has no interval" in out
     assert "[+" not in out
+
+
+def test_a_best_rate_at_the_edge_of_the_sweep_is_said(call):
+    given = ("--plugin", EVALUATORS, "--set", "evaluation.evaluator=free", "--set", "workers.backend=inline")
+    code, out, _ = call("compare", "bn_relu", "relu", *given, "--proxies", "a,b", "--seeds", "1", "--json")
+    assert code == 0
+    rates = {row["name"]: row["lr"] for row in json.loads(out)["ranking"]}
+    assert rates["relu"] == {"a": 2.0, "b": 2.0}
+    _, out, _ = call("compare", "bn_relu", "relu", *given, "--proxies", "a,b", "--seeds", "1")
+    assert "last one of the sweep for" in out
+    assert "relu (a 2, b 2)" in out
+    _, out, _ = call(
+        "compare", "bn_relu", "relu", *given, "--proxies", "a,b", "--seeds", "1", "--lr-factors", "1"
+    )
+    assert "last one of the sweep" not in out
 
 
 def test_nothing_scored_is_an_exit_code(call):
