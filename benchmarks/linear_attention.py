@@ -43,7 +43,7 @@ WAITS = "waits for a GPU: torch sees none here"
 
 
 def decode(quick: bool) -> dict[str, Any]:
-    """Microseconds per token at every context, medians over interleaved rounds."""
+    """Microseconds of the processor per token at every context, medians over interleaved rounds."""
     torch.set_num_threads(1)
     contexts = [n // 8 for n in CONTEXTS] if quick else list(CONTEXTS)
     generator = torch.Generator().manual_seed(0)
@@ -68,14 +68,14 @@ def decode(quick: bool) -> dict[str, Any]:
             )
         found: dict[tuple[str, int], list[float]] = {name: [] for name in calls}
         names = list(calls)
-        for n in range(20 if quick else 150):
+        for n in range(20 if quick else 60):
             at = n % len(names)
             for name in names[at:] + names[:at]:
                 calls[name]()  # once for the caches
-                start = time.perf_counter()
+                start = time.process_time()
                 for _ in range(10 if name[0] == "recurrent" else 1):
                     calls[name]()
-                seconds = time.perf_counter() - start
+                seconds = time.process_time() - start
                 found[name].append(seconds / (10 if name[0] == "recurrent" else 1))
     times = {
         what: {str(n): 1e6 * median(found[what, n]) for n in contexts} for what in ("recurrent", "softmax")

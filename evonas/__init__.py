@@ -6,6 +6,7 @@ The public names, loaded when first used (importing evonas does not import torch
 - ``layer(spec)`` is a layer by zoo name, formula, file, or ``(run, candidate)``; ``layer(...).module(channels)``
   is an ``nn.Module``.
 - ``open_run(path)`` is a run that exists.
+- ``export(layer_or_run, candidate, out)`` writes a layer as a folder that needs torch alone.
 - ``primitive(...)`` plugs in an operation of your own.
 - ``compare(layer, layer, ...)`` trains layers alike, with paired seeds, and returns a ``Comparison``.
 - ``swap(model, layer)`` puts a layer in place of the norms and activations of a model and returns a ``SwapReport``.
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from evonas.comparing.api import compare
     from evonas.comparing.comparison import Comparison
+    from evonas.export.bundle import export
     from evonas.layers.layer import Layer
     from evonas.primitives import primitive
     from evonas.run.api import search
@@ -32,9 +34,19 @@ except metadata.PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 
 __all__ = [
-    "Comparison", "Layer", "Run", "SwapReport", "__version__", "compare", "layer", "open_run", "primitive", "search",
+    "Comparison",
+    "Layer",
+    "Run",
+    "SwapReport",
+    "__version__",
+    "compare",
+    "export",
+    "layer",
+    "open_run",
+    "primitive",
+    "search",
     "swap",
-]  # fmt: skip
+]
 
 _LAZY = {
     "Comparison": "evonas.comparing.comparison",
@@ -73,6 +85,8 @@ def open_run(path: Any, root: Any = "runs") -> Run:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "export":  # the package of that name can be called
+        return import_module("evonas.export")
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'evonas' has no attribute {name!r}")

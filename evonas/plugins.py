@@ -23,7 +23,9 @@ from typing import Any
 
 from evonas.errors import EvonasError, PluginError
 
-GROUPS = ("evonas.primitives", "evonas.spaces", "evonas.proxies", "evonas.datasets", "evonas.evaluators")
+GROUPS = (
+    "evonas.primitives", "evonas.spaces", "evonas.layers", "evonas.proxies", "evonas.datasets", "evonas.evaluators",
+)  # fmt: skip
 
 #: Allow-list of entry points by name, separated by commas; empty: none; not set: all.
 ALLOW_VARIABLE = "EVONAS_PLUGINS"

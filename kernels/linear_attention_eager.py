@@ -54,9 +54,9 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, block: int) -> Tenso
     keep = torch.exp(-rate * block)[:, None, None]
     state = torch.zeros_like(added[:, :, 0])
     before = []
-    for n in range(blocks):
+    for one in added.unbind(2):  # indexing would give each block a gradient of the size of all of them
         before.append(state)
-        state = keep * state + added[:, :, n]
+        state = keep * state + one
     scores = (q_ @ k_.transpose(-1, -2)) * decay_mask(rate, block)[:, None]
     out = scores @ v_ + (q_ * since) @ torch.stack(before, dim=2)
     return out.flatten(2, 3)[:, :, :tokens].to(q.dtype)
@@ -71,8 +71,8 @@ def _blocks(x: Tensor, blocks: int, block: int) -> Tensor:
 def recurrent(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
     """Token after token, as decoding does it. With gradients it keeps one state per token."""
     state, out = None, []
-    for t in range(q.shape[-2]):
-        one, state = step(state, q[:, :, t], k[:, :, t], v[:, :, t], decay)
+    for tokens in zip(q.unbind(2), k.unbind(2), v.unbind(2), strict=True):
+        one, state = step(state, *tokens, decay)
         out.append(one)
     return torch.stack(out, dim=2)
 

@@ -10,6 +10,7 @@ on one device give equal bits. Imports triton with the first launch.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,9 @@ from evonas.kernels.linear_attention_tiles import Device, why_no_kernel
 from evonas.kernels.runtime import interpreted, limits_for
 from torch import Tensor
 
-from evonas.errors import EnvironmentUnusable, UsageError
+from evonas.errors import UsageError
+
+_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def why_not(q: Tensor, v: Tensor) -> str | None:
@@ -31,7 +34,16 @@ def why_not(q: Tensor, v: Tensor) -> str | None:
         return (
             f"a tensor on {q.device} (kernels need CUDA, or TRITON_INTERPRET=1 set before triton is imported)"
         )
-    return None
+    if not _TRITON:
+        return "a machine without triton"
+    return _why_not_there(q.device) if q.device.type == "cuda" and not torch.compiler.is_compiling() else None
+
+
+def _why_not_there(device: torch.device) -> str | None:
+    if torch.version.hip is not None:
+        return "ROCm (kernels are for NVIDIA GPUs)"
+    major, minor = torch.cuda.get_device_capability(device)
+    return None if major >= 8 else f"a GPU of compute capability {major}.{minor} (kernels need 8.0)"
 
 
 def _laid(x: Tensor) -> Tensor:
@@ -40,12 +52,8 @@ def _laid(x: Tensor) -> Tensor:
 
 
 def _launch(calls: Sequence[Call], device: torch.device) -> None:
-    try:
-        from evonas.kernels import linear_attention_triton as kernels
-    except ModuleNotFoundError as error:
-        raise EnvironmentUnusable(
-            f"kernels need triton: {error}", hint="pip install triton, or use form='chunked'"
-        ) from None
+    from evonas.kernels import linear_attention_triton as kernels
+
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
         for call in calls:
             getattr(kernels, call.function)[call.grid](**call.arguments, **call.options)
@@ -56,8 +64,7 @@ def _device(x: Tensor) -> Device:
     processors = limits_for(x.device).processors
     if x.device.type != "cuda":
         return Device(processors, interpreted=interpreted())
-    hopper = torch.version.hip is None and torch.cuda.get_device_capability(x.device)[0] in (9, 10)
-    return Device(processors, hopper)
+    return Device(processors, torch.cuda.get_device_capability(x.device)[0] in (9, 10))
 
 
 def _planner(x: Tensor, rates: Tensor, reverse: bool) -> Planner:
@@ -101,7 +108,7 @@ def decayed_attention(a: Tensor, b: Tensor, c: Tensor, rates: Tensor, reverse: b
         (B, H, T, M), in the memory order of c.
 
     Raises:
-        UsageError: tensors that there is no kernel for. EnvironmentUnusable: no triton.
+        UsageError: tensors that there is no kernel for.
     """
     _check((a, b, c), rates)
     a, b, c = _laid(a), _laid(b), _laid(c)
@@ -128,7 +135,7 @@ def decayed_attention_pair(
         (B, H, T, N) in the memory order of b and (B, H, T, M) in that of c.
 
     Raises:
-        UsageError: tensors that there is no kernel for. EnvironmentUnusable: no triton.
+        UsageError: tensors that there is no kernel for.
     """
     _check((a, b, c, g), rates)
     a, b, c, g = _laid(a), _laid(b), _laid(c), _laid(g)

@@ -16,63 +16,26 @@ not exist is empty.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
 import statistics
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(Path(__file__).parent))  # also when the tests load this file by its path
+
+import _language_numbers  # noqa: F401  (registers its blocks)
+from _page_numbers import BLOCKS, ROOT, block, committed_run, results, spread, table
+
 PAGES = ("README.md", "benchmarks/README.md", "docs/*.md")
 _BLOCK = re.compile(r"(<!-- numbers: (\w+) -->\n)(.*?)(<!-- /numbers -->)", re.S)
-
-Block = Callable[[Path], "str | None"]
-BLOCKS: dict[str, Block] = {}
-
-
-def block(make: Block) -> Block:
-    """Register a block under the function's name."""
-    BLOCKS[make.__name__] = make
-    return make
-
-
-def results(root: Path, name: str) -> Any:
-    """A committed measurement, None if there is none."""
-    path = root / "benchmarks" / "results" / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def golden(root: Path) -> Any:
-    """The run that the tests replay, None if there is none."""
-    folders = sorted(p.parent for p in (root / "runs" / "golden").glob("**/run.json"))
-    if not folders:
-        return None
-    import evonas
-
-    return evonas.open_run(folders[0])
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
-
-
-def spread(pair: Any, sign: str = "") -> str:
-    """Accuracy in percent, with the standard deviation where there is one."""
-    mean, std = pair
-    if mean is None:
-        return "none"
-    return f"{100 * mean:{sign}.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
 
 
 @block
 def ranking(root: Path) -> str | None:
     """The final ranking of the golden run: held-out accuracy in percent over fresh seeds."""
-    run = golden(root)
+    run = committed_run(root)
     if run is None or not (rows := run.ranking()):
         return None
     cells = []
@@ -90,7 +53,7 @@ def ranking(root: Path) -> str | None:
 @block
 def funnel(root: Path) -> str | None:
     """What became of the candidates of the golden run."""
-    run = golden(root)
+    run = committed_run(root)
     if run is None:
         return None
     rows = []
@@ -451,7 +414,7 @@ def attention_decode(root: Path) -> str | None:
         f"One layer, {part['heads']} heads of {part['size']}, float32, batch 1, one thread, load "
         f"{report['machine']['load']:.1f}; median of {part['rounds']} interleaved rounds.\n\n"
     )
-    columns = ["µs per token after", *(f"{int(n):,} tokens" for n in contexts), "last / first"]
+    columns = ["CPU µs per token after", *(f"{int(n):,} tokens" for n in contexts), "last / first"]
     return head + table(columns, rows)
 
 

@@ -1,4 +1,4 @@
-"""What a causal space allows: no moment over the tokens of a whole sequence."""
+"""What a causal space allows: no moment over the tokens of a whole sequence, and no layer with state."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from evonas.search_spaces.options import SpaceOptions
 
 from evonas import primitives
 from evonas.errors import FormulaError, UsageError
+from evonas.graph.assembly import Assembly
 from evonas.graph.graph import Graph
 from evonas.graph.layout import IndexSet, Layout
 
@@ -36,6 +37,31 @@ def causal_violation(graph: Graph, options: SpaceOptions) -> None:
         if index is None or "t" not in index or (primitive.causal and primitive.step is not None):
             continue
         _check(index, options, f"{op}[{','.join(index)}] of {graph}")
+
+
+def over_tokens(graph: Graph) -> list[str]:
+    """Moments of the active graph that show a token the other ones: those over t that are not causal."""
+    found = dict.fromkeys(
+        f"{op}[{','.join(index)}]"
+        for _, (op, _, index) in graph.active().operations()
+        if index is not None
+        and "t" in index
+        and not (primitives.get(op).causal and primitives.get(op).step is not None)
+    )
+    return list(found)
+
+
+def refuse_state(assembly: Assembly, causal: bool) -> None:
+    """``FormulaError`` for a layer with state: a genotype holds graphs, and nothing else of a layer."""
+    for part in assembly.parts:
+        if not part.stateful:
+            continue
+        leaks = over_tokens(part.graph) if causal else []
+        raise FormulaError(
+            f"{part.stateful} keeps state, a candidate is made of formulas alone"
+            + (f"; and {', '.join(leaks)} shows a token the later ones in training" if leaks else ""),
+            hint=f"take it as a baseline: --set 'search.baselines=[\"{part.stateful}\"]'",
+        )
 
 
 def _check(index: IndexSet, options: SpaceOptions, what: str) -> None:

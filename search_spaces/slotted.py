@@ -7,6 +7,7 @@ import json
 import math
 from typing import Any
 
+from evonas.search_spaces.causality import refuse_state
 from evonas.search_spaces.options import SpaceOptions
 from evonas.search_spaces.space import Space
 
@@ -141,6 +142,7 @@ class SlottedSpace:
         example = "; ".join(f"{group}: x / rms[c](x)" for group in self.groups)
         if isinstance(candidate, Graph):
             candidate = Assembly.of(candidate)
+        refuse_state(candidate, self.causal)
         if candidate.single is not None:
             raise FormulaError(
                 f"{candidate} is one layer for all places, a genotype of {self.name!r} has one for each of "

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from evonas.search_spaces.causality import CAUSAL_INDEX_SETS, causal_violation, usable
+from evonas.search_spaces.causality import CAUSAL_INDEX_SETS, causal_violation, refuse_state, usable
 from evonas.search_spaces.mutation import mutate
 from evonas.search_spaces.options import SpaceOptions
 from evonas.search_spaces.sampler import NO_ARGUMENT, operation_table, random_genotype
@@ -208,6 +208,7 @@ class Space:
         return bytes(genotype)
 
     def _single(self, assembly: Assembly) -> Graph:
+        refuse_state(assembly, self.causal)
         graph = assembly.single
         if graph is None:
             raise FormulaError(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from evonas.cli import checking, compiling, reading, running, using
+from evonas.cli import checking, compiling, exporting, reading, running, using
 
 app = typer.Typer(
     name="evonas",
@@ -21,6 +21,7 @@ app.command()(reading.status)
 app.command()(reading.top)
 app.command()(reading.show)
 app.command()(reading.replay)
+app.command()(exporting.export)
 app.command()(using.report)
 app.command()(using.compare)
 app.command()(compiling.kernel)

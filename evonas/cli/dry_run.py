@@ -81,6 +81,9 @@ def _print_plan(plan: Mapping[str, Any]) -> None:
           f"{budget['baselines']} baselines; {budget['finalists']} finalists, "
           f"{budget['rerank_trainings_per_proxy']} re-ranking trainings per proxy{_extra(budget)}")  # fmt: skip
     print(f"slots   {slots['count']} ({slots['backend']}) on {slots['processors']} processors here")
+    for baseline, moments in plan.get("see_other_tokens", {}).items():
+        print(f"beware  baseline {baseline}: its {', '.join(moments)} shows a token the other ones in training, "
+              f"which no candidate may")  # fmt: skip
     if plan["seconds"] is None:
         print("cost    unknown: the evaluator is a plug-in's")
         return

@@ -38,12 +38,17 @@ def read_layer(target: str, candidate: str | None, plugins: Sequence[str], runs:
 
 
 def _one(found: Layer | AssembledLayer) -> Layer:
-    """The layer, if it is one; an assembly has several, and the verb is about one."""
+    """The layer, if it is one with kernels; an assembly has several layers, and the verb is about one."""
     if isinstance(found, Layer):
+        if found.stateful:
+            raise UsageError(
+                f"{found.stateful} keeps state and has no generated kernels",
+                hint=f'its formula has, which is one batch in its warm-up: "{found.formula}"',
+            )
         return found
     parts = found.parts
     raise UsageError(
-        f"{found.formula!r} has a layer for each of {', '.join(parts)}; this verb takes one layer",
+        f"{found.text!r} has a layer for each of {', '.join(parts)}; this verb takes one layer",
         hint=f"give one of them by its formula: {', '.join(repr(one.formula) for one in parts.values())}",
     )
 

@@ -23,7 +23,7 @@ def list_things(what: str, *, plugins: Sequence[str], json: bool) -> int:
     from evonas.plugins import GROUPS, describe_plugins, load_entry_points, load_plugins
 
     load_plugins(describe_plugins(plugins))
-    for group in GROUPS if what == "plugins" else ("evonas.primitives", "evonas.spaces"):
+    for group in GROUPS if what == "plugins" else ("evonas.primitives", "evonas.spaces", "evonas.layers"):
         load_entry_points(group)
     rows, shown = _KINDS[what]()
     if json:
@@ -82,9 +82,19 @@ def _proxies() -> tuple[Rows, list[str]]:
 
 
 def _layers() -> tuple[Rows, list[str]]:
+    from evonas.layers.stateful.registry import STATEFUL
     from evonas.layers.zoo import ZOO
 
     rows = [{"name": name, **entry._asdict()} for name, entry in ZOO.items()]
+    rows += [
+        {
+            "name": name,
+            "formula": entry.formula,
+            "source": entry.source,
+            "summary": f"{entry.summary} (with state)",
+        }
+        for name, entry in STATEFUL.items()
+    ]
     return rows, ["name", "formula", "summary", "source"]
 
 

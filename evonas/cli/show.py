@@ -17,10 +17,12 @@ from evonas.graph.layout import get_layout
 from evonas.graph.slots import expand
 from evonas.layers.assembled import AssembledLayer, resolve_candidate
 from evonas.layers.layer import Layer, named_layer
+from evonas.layers.stateful.registry import stateful_entry
 from evonas.layers.zoo import ZOO
 from evonas.run.run import Run
 from evonas.run.session import load_all_plugins
 from evonas.run.wording import size
+from evonas.search_spaces.causality import over_tokens
 
 _WORDS = {
     "batch_independent": ("independent of the batch", "depends on the other samples of the batch"),
@@ -91,8 +93,10 @@ def describe(layer: Layer, sizes: tuple[int, ...]) -> dict[str, Any]:
         "layout": layer.layout,
         "source": layer.source or None,
         "same_as": same_as(layer),
+        "state": None if layer.contract is None else asdict(layer.contract),
         "properties": asdict(layer.properties()),
         "cost": asdict(layer.cost(sizes)),
+        "over_tokens": over_tokens(layer.graph) if layer.layout == "btc" else [],
         "nodes": nodes(layer.graph),
     }
 
@@ -102,6 +106,7 @@ def describe_assembly(made: AssembledLayer, sizes: tuple[int, ...]) -> dict[str,
     return {
         "name": made.name,
         "formula": made.formula,
+        **({"text": made.text} if made.assembly.stateful else {}),
         "canonical": str(made.canonical),
         "latex": made.latex,
         "digest": made.digest,
@@ -137,6 +142,7 @@ def _print_assembly(made: AssembledLayer, content: dict[str, Any]) -> None:
     lines = [
         ("assembly", made.name if made.name != "layer" else None),
         ("source", content["source"]),
+        ("text", content.get("text")),
         ("formula", content["formula"]),
         ("LaTeX", content["latex"]),
         ("digest", content["digest"]),
@@ -158,18 +164,24 @@ def _print(layer: Layer, content: dict[str, Any]) -> None:
         ("layer", layer.name if layer.name != "layer" else None),
         ("source", content["source"]),
         ("formula", content["formula"]),
+        ("with state", f"class {stateful_entry(layer.stateful).class_name}; the formula is one batch in its warm-up"
+         if layer.stateful else None),
         ("canonical", content["canonical"] if content["canonical"] != content["formula"] else None),
         ("LaTeX", content["latex"]),
         ("digest", content["digest"]),
         ("same as", ", ".join(n for n in content["same_as"] if n != layer.name) or None),
         ("properties", "; ".join(w for w in words if w)),
         ("statistics", ", ".join(indices) or "none"),
+        ("tokens", f"in training {', '.join(content['over_tokens'])} shows a token the other ones, later ones too"
+         if content["over_tokens"] else None),
         ("trainable", _trainable(layer, properties)),
         ("structure", f"{properties['operations']} operations, depth {properties['depth']}"),
         ("cost", f"{cost['flops']:,} operations on {'x'.join(map(str, cost['shape']))} float32, "
                  f"{size(cost['bytes_fused'])} moved if fused, {size(cost['bytes_eager'])} if not, "
                  f"{cost['parameters']:,} parameters"),
     ]  # fmt: skip
+    if layer.contract is not None:
+        lines += layer.contract.lines()
     for name, value in lines:
         if value is not None:
             print(f"{name:<11} {value}")

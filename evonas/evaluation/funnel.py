@@ -334,7 +334,7 @@ class ProxyEvaluator:
         if task.mode not in self.modes:
             raise unknown_name("evaluation mode", task.mode, self.modes)
         started = time.perf_counter()
-        layer = candidate_from(task.formula, "candidate")
+        layer = candidate_from(task.formula, "candidate", layout_of(self.proxies[0]))
         candidate = Candidate(task, layer, self.layer_options)
         for stage in self.modes[task.mode]:
             stage.run(candidate)

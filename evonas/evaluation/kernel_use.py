@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from evonas.errors import EnvironmentUnusable, EvonasError
+from evonas.errors import EnvironmentUnusable, EvonasError, UsageError
 from evonas.evaluation.kernel_check import agreement
 from evonas.evaluation.kernel_choice import PAYS_FROM, choose
 from evonas.evaluation.protocol import Outcome, StageReport, Task
@@ -115,7 +115,9 @@ class GeneratedC(Eager):
 
         def make(channels: int, slot: str | None = None) -> nn.Module | None:
             layer = candidate.layer.layer(slot)
-            return None if layer is None else _in_c(layer, layout_of(proxy), candidate.options, channels)
+            if layer is None or layer.stateful:
+                return candidate.make_layer(channels, slot, layout=layout_of(proxy))
+            return _in_c(layer, layout_of(proxy), candidate.options, channels)
 
         return make
 
@@ -142,7 +144,7 @@ class GeneratedC(Eager):
         try:
             if broken is not None:
                 raise EnvironmentUnusable(broken)
-            for layer in candidate.layer.layers:
+            for layer in _of_graphs(candidate):
                 if not (training or layer.uses_batch):
                     continue
                 for layout in self._layouts:
@@ -208,7 +210,7 @@ class Triton(Eager):
         layout, begun = layout_of(trainer.proxy), 0.0
         evidence = report.evidence | {"kernels": 0, "compile_s": 0.0}
         given = trainer.layer_inputs()
-        for layer in candidate.layer.layers:
+        for layer in _of_graphs(candidate):
             eager = partial(_eager, layer, layout, candidate.options)
 
             def make(channels: int, eager: Callable[[int], GraphLayer] = eager) -> GraphLayer:
@@ -314,6 +316,18 @@ def _in_c(
 
     options = {"affine": layer.affine, **options}
     return CGraphLayer(layer.graph, channels, layout=layout, strict=strict, **options)
+
+
+def _of_graphs(candidate: Candidate) -> list[Layer]:
+    """The candidate's layers that kernels are made of: those without state.
+
+    Raises:
+        UsageError: there are none.
+    """
+    found = [layer for layer in candidate.layer.layers if not layer.stateful]
+    if not found:
+        raise UsageError("a layer with state has a class of its own and no generated kernels")
+    return found
 
 
 def _spec_of(layer: Layer, layout: str, options: Mapping[str, Any]) -> LayerSpec:

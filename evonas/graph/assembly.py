@@ -8,6 +8,9 @@ The text names slots and formulas; places that no part names keep the network's 
 A formula alone is the assembly of one part for all places, and such an assembly prints as the formula. Every part
 gets the per-channel affine after its graph if it fills a place of a norm, and none if it is an activation alone;
 ``(no affine)`` leaves it out of a norm as well (SimpleRMSNorm of TransNormerLLM has none).
+
+A part may stand for a layer with state, which no formula says all of: it has the layer's name beside a graph, which is
+what the layer does to one batch, and prints as the name.
 """
 
 from __future__ import annotations
@@ -30,15 +33,22 @@ _EXAMPLE = "write for example: norm: x / rms[c](x); act: x * sigmoid(x)"
 
 
 class Part(NamedTuple):
-    """slots: in the order of ``SLOTS``. graph: active part only. affine: whether weight and bias come after it."""
+    """slots: in the order of ``SLOTS``. graph: active part only. affine: whether weight and bias come after it.
+    stateful: the name of a layer with state, or empty."""
 
     slots: tuple[str, ...]
     graph: Graph
     affine: bool
+    stateful: str = ""
 
     def __str__(self) -> str:
         plain = f" {_PLAIN}" if default_affine(self.slots) and not self.affine else ""
-        return f"{group_name(self.slots)}{plain}: {self.graph}"
+        return f"{group_name(self.slots)}{plain}: {self.text}"
+
+    @property
+    def text(self) -> str:
+        """What stands behind the colon: the formula, or the name of a layer with state."""
+        return self.stateful or str(self.graph)
 
 
 def default_affine(slots: Iterable[str]) -> bool:
@@ -77,22 +87,28 @@ class Assembly:
         return cls(tuple(Part(slots, one, default_affine(slots)) for slots, one in parts))
 
     @classmethod
-    def parse(cls, text: str, names: Mapping[str, str] | None = None) -> Assembly:
+    def parse(
+        cls, text: str, names: Mapping[str, str] | None = None, stateful: Mapping[str, str] | None = None
+    ) -> Assembly:
         """The assembly of a text: a formula, or parts with a colon between slots and formula.
 
         Args:
-            names: formulas by a name that may stand in their place.
+            names: formulas by a name that may stand in their place. stateful: formulas of layers with state by their
+                name, which the part keeps.
 
         Raises:
             FormulaError: a part that cannot be read. UsageError: an unknown slot or primitive.
         """
-        known = names or {}
+        states = stateful or {}
+        known = {**(names or {}), **states}
         if not _HEAD.match(text):
             if ";" in text:
                 raise FormulaError(
                     f"{text.strip()!r} has several parts, and the first one names no slot", hint=_EXAMPLE
                 )
-            return cls.of(Graph.parse(known.get(text.strip(), text)))
+            name = text.strip()
+            graph = Graph.parse(known.get(name, text)).active()
+            return cls((Part(SLOTS, graph, True, name if name in states else ""),))
         parts = []
         for piece in text.strip().removesuffix(";").split(";"):
             head = _HEAD.match(piece)
@@ -100,13 +116,14 @@ class Assembly:
                 raise FormulaError(f"part {piece.strip()!r} of the assembly names no slot", hint=_EXAMPLE)
             slots, formula = expand(head[1]), piece[head.end() :].strip()
             graph = Graph.parse(known.get(formula, formula))
-            parts.append(Part(slots, graph, default_affine(slots) and head[2] is None))
+            affine = default_affine(slots) and head[2] is None
+            parts.append(Part(slots, graph, affine, formula if formula in states else ""))
         return cls(tuple(parts))
 
     def __str__(self) -> str:
         first = self.parts[0]
         if first.slots == SLOTS and first.affine:
-            return str(first.graph)
+            return first.text
         return "; ".join(map(str, self.parts))
 
     def part(self, slot: str) -> Part | None:
@@ -139,6 +156,15 @@ class Assembly:
         return sum(map(len, self.graphs))
 
     @property
+    def stateful(self) -> tuple[str, ...]:
+        """Names of the layers with state among the parts, each once."""
+        return tuple(dict.fromkeys(part.stateful for part in self.parts if part.stateful))
+
+    def stateless(self) -> Assembly:
+        """The graphs alone: what the layers with state among the parts do to one batch."""
+        return Assembly(tuple(part._replace(stateful="") for part in self.parts))
+
+    @property
     def single(self) -> Graph | None:
         """The graph, if one with its affine fills all places: then the assembly is a layer like any other."""
         first = self.parts[0]
@@ -150,19 +176,30 @@ class Assembly:
 
     def canonical(self) -> Assembly:
         """Simplified graphs, and equal parts joined."""
-        joined: dict[tuple[Graph, bool], list[str]] = {}
+        joined: dict[tuple[Graph, bool, str], list[str]] = {}
         for part in self.parts:
-            joined.setdefault((canonical(part.graph), part.affine), []).extend(part.slots)
+            key = (canonical(part.graph), part.affine, part.stateful)
+            joined.setdefault(key, []).extend(part.slots)
         return Assembly(
             tuple(
-                Part(tuple(slot for slot in SLOTS if slot in slots), graph, affine)
-                for (graph, affine), slots in joined.items()
+                Part(tuple(slot for slot in SLOTS if slot in slots), *known)
+                for known, slots in joined.items()
             )
         )
 
     def digest(self) -> bytes:
         """16 bytes that are equal for assemblies with the same canonical form; that of the graph for a single one."""
-        return assembly_digest({part.slots: (digest(part.graph), part.affine) for part in self.parts})
+        return assembly_digest(
+            {part.slots: (part_digest(part.graph, part.stateful), part.affine) for part in self.parts}
+        )
+
+
+def part_digest(graph: Graph, stateful: str = "") -> bytes:
+    """16 bytes that are equal for the same canonical graph; a layer with state has its own."""
+    plain = digest(graph)
+    if not stateful:
+        return plain
+    return hashlib.blake2b(b"stateful:" + stateful.encode() + plain, digest_size=16).digest()
 
 
 def assembly_digest(parts: Mapping[tuple[str, ...], tuple[bytes, bool]]) -> bytes:

@@ -16,6 +16,7 @@ from evonas.graph.graph import PARAMETER_LEAVES
 from evonas.graph.layout import get_layout
 from evonas.graph.slots import ACT_SLOTS, NORM_SLOTS, group_name
 from evonas.layers.layer import Layer, named_layer, resolve_layer
+from evonas.layers.stateful.registry import STATEFUL, stateful_entry
 from evonas.layers.zoo import ZOO
 
 if TYPE_CHECKING:
@@ -35,24 +36,32 @@ class AssembledLayer:
 
     @property
     def formula(self) -> str:
-        """The text of the assembly."""
-        return str(self.assembly)
+        """The formulas of the assembly; of a layer with state, what it does to one batch in its warm-up."""
+        return str(self.assembly.stateless())
 
     @property
     def text(self) -> str:
-        """What ``resolve_candidate`` makes this candidate of again."""
-        return self.formula
+        """What ``resolve_candidate`` makes this candidate of again: layers with state stand there by name."""
+        return str(self.assembly)
 
     def laid_out(self, layout: str) -> AssembledLayer:
         """The same layers for tensors of another layout.
 
         Raises:
-            UsageError: an unknown layout. FormulaError: an index set that it does not have.
+            UsageError: an unknown layout, or one that a layer with state is not for.
+            FormulaError: an index set that it does not have.
         """
         where = get_layout(layout)
-        for index in self.index_sets:
+        parts = tuple(
+            part._replace(graph=stateful_entry(part.stateful).graph(layout).active())
+            if part.stateful
+            else part
+            for part in self.assembly.parts
+        )
+        made = replace(self, assembly=Assembly(parts), layout=where.name)
+        for index in made.index_sets:
             where.check(index)
-        return replace(self, layout=where.name)
+        return made
 
     @property
     def canonical(self) -> Assembly:
@@ -89,15 +98,21 @@ class AssembledLayer:
         """The layer of every part, by the name of its group of slots."""
         return {
             group_name(part.slots): Layer(
-                f"{self.name}, {group_name(part.slots)}", part.graph, self.layout, self.source, part.affine
+                f"{self.name}, {group_name(part.slots)}",
+                part.graph,
+                self.layout,
+                self.source,
+                part.affine,
+                part.stateful,
             )
             for part in self.assembly.parts
         }
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """Every different layer once: graph and affine."""
-        return tuple({(one.graph, one.affine): one for one in reversed(self.parts.values())}.values())[::-1]
+        """Every different layer once: graph, affine and state."""
+        found = {(one.graph, one.affine, one.stateful): one for one in reversed(self.parts.values())}
+        return tuple(found.values())[::-1]
 
     def layer(self, slot: str | None) -> Layer | None:
         """The layer of a slot; None where the network keeps its own.
@@ -115,29 +130,36 @@ class AssembledLayer:
         the feed-forward part and then the activation inside it, with the norm's affine last.
 
         Raises:
-            UsageError: another assembly than a norm, an activation, or one of each; both have the same parameter.
+            UsageError: another assembly than a norm, an activation, or one of each; both have the same parameter; one
+                of two keeps state.
         """
         norms = {self.assembly.part(slot) for slot in NORM_SLOTS}
-        graphs = [part.graph for part in norms if part is not None]
-        act = self.assembly.graph(ACT_SLOTS[0])
-        if len(graphs) > 1 or len(norms) > 1:
+        found = [part for part in norms if part is not None]
+        act = self.assembly.part(ACT_SLOTS[0])
+        if len(found) > 1 or len(norms) > 1:
             raise UsageError(
-                f"{self.formula!r} has no layer for a network with one kind of place: its norms differ",
+                f"{self.text!r} has no layer for a network with one kind of place: its norms differ",
                 hint="give it to a proxy with slots, or write norm: ...; act: ...",
             )
-        if act is not None and (not graphs or act != graphs[0] or len(self.assembly.parts) > 1):
-            graphs.append(act)
-        if len(graphs) == 1:
-            return Layer(self.name, graphs[0], self.layout, self.source, self.assembly.parts[0].affine)
-        both = set(graphs[0].leaves) & set(graphs[1].leaves) & set(PARAMETER_LEAVES)
+        if act is not None and (not found or len(self.assembly.parts) > 1):
+            found.append(act)
+        affine = self.assembly.parts[0].affine
+        if len(found) == 1:
+            return Layer(self.name, found[0].graph, self.layout, self.source, affine, found[0].stateful)
+        if self.assembly.stateful:
+            raise UsageError(
+                f"{self.text!r} has no layer for a network with one kind of place: "
+                f"{' and '.join(self.assembly.stateful)} keeps state and joins with no other layer",
+                hint=f"give it to a proxy with slots, or take {self.assembly.stateful[0]} alone",
+            )
+        both = set(found[0].graph.leaves) & set(found[1].graph.leaves) & set(PARAMETER_LEAVES)
         if both:
             raise UsageError(
-                f"{self.formula!r} has no layer for a network with one kind of place: norm and activation "
+                f"{self.text!r} has no layer for a network with one kind of place: norm and activation "
                 f"both have {', '.join(sorted(both))}",
                 hint="give it to a proxy with slots",
             )
-        affine = self.assembly.parts[0].affine
-        return Layer(self.name, graphs[1].after(graphs[0]), self.layout, self.source, affine)
+        return Layer(self.name, found[1].graph.after(found[0].graph), self.layout, self.source, affine)
 
     def module(
         self,
@@ -162,7 +184,7 @@ class AssembledLayer:
         return None if layer is None else layer.module(channels, layout=where, backend=backend, **options)
 
     def __str__(self) -> str:
-        return self.formula
+        return self.text
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -177,28 +199,51 @@ def candidate_of(
     """A ``Layer`` if one graph fills all places, else an ``AssembledLayer``."""
     single = assembly.single
     if single is not None:
-        return Layer(name, single, layout, source)
+        return Layer(name, single, layout, source, stateful=assembly.parts[0].stateful)
     return AssembledLayer(name, assembly, layout, source)
 
 
 def candidate_from(
     text: str, name: str = "layer", layout: str = "nchw", source: str = ""
 ) -> Layer | AssembledLayer:
-    """The candidate of a task or a log: a formula, or the text of an assembly; names of the zoo are not looked up."""
-    return candidate_of(Assembly.parse(text), name, layout, source)
+    """The candidate of a task or a log: a formula, or the text of an assembly. Names of layers with state are looked
+    up, for which no formula could stand (``text`` of a candidate); other names of the zoo are not.
+
+    Raises:
+        UsageError: a layer with state that is not for this layout. FormulaError: a text that cannot be read.
+    """
+    if text in STATEFUL:
+        stateful_entry(text).graph(layout)  # says which layouts it is for
+    return candidate_of(assembly_from(text, layout), name, layout, source)
+
+
+def assembly_from(text: str, layout: str | None = None) -> Assembly:
+    """The assembly of a text of a log; layers with state by name, in their own layout where none is given."""
+    return Assembly.parse(text, stateful=_stateful(layout))
+
+
+def _stateful(layout: str | None) -> dict[str, str]:
+    """Formulas of the layers with state that are for a layout."""
+    return {
+        name: entry.formulas[layout or entry.layout]
+        for name, entry in STATEFUL.items()
+        if (layout or entry.layout) in entry.formulas
+    }
 
 
 def is_name(text: str) -> bool:
     """Whether a text is a name of the zoo, or two of them joined."""
+    known = ZOO.keys() | STATEFUL.keys()
     pair = _NAMES.fullmatch(text.strip())
-    return text.strip() in ZOO or (pair is not None and pair[1] in ZOO and pair[2] in ZOO)
+    return text.strip() in known or (pair is not None and pair[1] in known and pair[2] in ZOO)
 
 
 def resolve_candidate(spec: str | Path | Graph | Assembly | Layer | AssembledLayer) -> Layer | AssembledLayer:
     """What ``resolve_layer`` takes, or an assembly: as an object, as text, or as norm and activation of the zoo.
 
     ``rms_norm+silu`` is RMSNorm at the places of norms and SiLU at that of the activation; in
-    ``norm: rms_norm; act: x * sigmoid(x)`` names of the zoo stand for their formulas.
+    ``norm: rms_norm; act: x * sigmoid(x)`` names of the zoo stand for their formulas. Layers with state stand there by
+    name: ``power_norm+silu``, ``norm: power_norm; act: x * sigmoid(x)``.
 
     Raises:
         UsageError, FormulaError: nothing of the kind; the message tells what was tried.
@@ -216,7 +261,7 @@ def resolve_candidate(spec: str | Path | Graph | Assembly | Layer | AssembledLay
     if text in ZOO:
         return _of_zoo(text)
     if re.match(r"[A-Za-z0-9_+\s]*(\([^)]*\))?\s*:(?!=)", text):
-        made = Assembly.parse(text, {name: entry.formula for name, entry in ZOO.items()})
+        made = Assembly.parse(text, {name: entry.formula for name, entry in ZOO.items()}, _stateful("btc"))
         return candidate_of(made, layout="btc")
     if ";" in text:
         raise FormulaError(
@@ -240,20 +285,25 @@ def named_assembly(norm: str, act: str) -> AssembledLayer:
     The norms of token networks are meant where the zoo has two forms: ``dyt`` and ``derf`` have one scalar then.
 
     Raises:
-        UsageError: a name that the zoo does not have.
+        UsageError: a name that the zoo does not have, or an activation that keeps state.
     """
-    for name in (norm, act):
-        if name not in ZOO:
+    if act in STATEFUL:
+        raise UsageError(
+            f"{act} keeps state, {norm}+{act} would have it for an activation",
+            hint=f"it stands at places of norms: {act}+silu",
+        )
+    for name, known in ((norm, [*ZOO, *STATEFUL]), (act, [*ZOO])):
+        if name not in known:
             raise unknown_name(
                 "layer",
                 name,
-                ZOO,
+                known,
                 hint="write NORM+ACTIVATION, such as rms_norm+silu; `evonas list layers` shows all",
             )
-    entry = ZOO[TOKEN_FORMS.get(norm, norm)]
-    plain = "" if entry.affine else " (no affine)"
-    made = Assembly.parse(f"norm{plain}: {entry.formula}; act: {ZOO[act].formula}")
-    return AssembledLayer(f"{norm}+{act}", made, "btc", f"{entry.source}; {ZOO[act].source}")
+    layer = named_layer(TOKEN_FORMS.get(norm, norm))
+    plain = "" if layer.affine else " (no affine)"
+    made = Assembly.parse(f"norm{plain}: {layer.text}; act: {ZOO[act].formula}", stateful=_stateful("btc"))
+    return AssembledLayer(f"{norm}+{act}", made, "btc", f"{layer.source}; {ZOO[act].source}")
 
 
 #: Layers that have another form in token networks.

@@ -77,6 +77,10 @@ class CGraphLayer(GraphLayer):
                 x = x.contiguous()
         kept = [s for s in self.statistics if isinstance(s, BatchStatistic)] if self.statistics else []
         training = self.training or not kept
+        if not training and any(s.source_weight != 1.0 for s in kept):
+            if self.strict:
+                raise UsageError("no C kernel for statistics of training and of the batch in one")
+            return None
         key = (memory, training)
         made = self._made[key] if key in self._made else self._make(key)
         if made is None:
@@ -85,7 +89,7 @@ class CGraphLayer(GraphLayer):
             return c_layer(made, self.groups, x, given)  # type: ignore[arg-type]
         if not training:
             averages = [s.average(torch.float32).contiguous() for s in kept]
-            return c_layer(made, self.groups, x, [*given, *averages])  # type: ignore[list-item]
+            return c_layer(made, self.groups, x, [*given, *averages])
         buffers: list[Tensor] = []
         y = c_layer(made, self.groups, x, given, buffers)  # type: ignore[arg-type]
         views = self._views.get((x.shape, memory)) or self._split_views(made, x.shape, memory, kept)

@@ -85,6 +85,8 @@ class KernelLayer(GraphLayer):
         reason = why_not(x) if self._specs else "a graph that cannot be lowered"
         if len(modes) > 1:
             reason = "statistics of which some are frozen and some are not"
+        elif modes == {False} and any(s.source_weight != 1.0 for s in kept):
+            reason = "statistics of training and of the batch in one"
         elif not self.strict and x.numel() >= 2**31:
             reason = "a tensor of more than 2^31 elements"
         if reason:

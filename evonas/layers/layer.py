@@ -9,12 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from evonas.errors import EnvironmentUnusable, EvonasError, UsageError, unknown_name
-from evonas.graph import Cost, Graph, Properties, analyse, canonical, cost, digest, format_latex, get_layout
+from evonas.graph import Cost, Graph, Properties, analyse, canonical, cost, format_latex, get_layout
+from evonas.graph.assembly import part_digest
 from evonas.graph.graph import PARAMETER_LEAVES
 from evonas.graph.slots import check_slot
+from evonas.layers.stateful.contract import StateContract
+from evonas.layers.stateful.of_graph import graph_contract
+from evonas.layers.stateful.registry import STATEFUL, stateful_entry
 from evonas.layers.zoo import ZOO
 
 if TYPE_CHECKING:
@@ -28,7 +32,9 @@ class Layer:
     """A discovered or known layer.
 
     name: zoo name, or whatever names it. graph: as written, active part only. layout: which tensors it is for.
-    affine: whether modules have weight and bias unless they are asked for.
+    affine: whether modules have weight and bias unless they are asked for. stateful: empty, or the name in
+    ``evonas.layers.STATEFUL`` of the class that modules are made from; the graph is then what the layer does to one
+    batch in its warm-up, and ``contract`` tells the rest.
     """
 
     name: str
@@ -36,11 +42,19 @@ class Layer:
     layout: str = "nchw"
     source: str = ""
     affine: bool = True
+    stateful: str = ""
 
     @property
     def text(self) -> str:
-        """What ``resolve_candidate`` makes this layer of again."""
-        return self.formula
+        """What ``resolve_candidate`` makes this layer of again: the name of a layer with state, else the formula."""
+        return self.stateful or self.formula
+
+    @property
+    def contract(self) -> StateContract | None:
+        """Buffers, warm-up, both formulas and gradient rule; None for a layer without state."""
+        if self.stateful:
+            return stateful_entry(self.stateful).contract
+        return graph_contract(self.graph, self.layout)
 
     def laid_out(self, layout: str) -> Layer:
         """The same layer for tensors of another layout.
@@ -49,6 +63,8 @@ class Layer:
             UsageError: an unknown layout. FormulaError: an index set that it does not have.
         """
         where = get_layout(layout)
+        if self.stateful and layout != self.layout:
+            return replace(self, graph=stateful_entry(self.stateful).graph(layout), layout=layout)
         for index in self.graph.index_sets:
             where.check(index)
         return replace(self, layout=where.name)
@@ -86,8 +102,8 @@ class Layer:
 
     @property
     def digest(self) -> str:
-        """32 hexadecimal digits, equal for layers with the same canonical graph."""
-        return digest(self.graph).hex()
+        """32 hexadecimal digits, equal for layers with the same canonical graph; a layer with state has its own."""
+        return part_digest(self.graph, self.stateful).hex()
 
     @property
     def latex(self) -> str:
@@ -121,7 +137,9 @@ class Layer:
             backend: "eager" is the reference. "triton" runs generated kernels and refuses what has none. "auto" runs
                 them on CUDA and the reference elsewhere. "c" runs generated C, on float32 tensors on the CPU and
                 on nothing else.
-            options: groups, group_size, eps, momentum, affine, device, dtype of ``GraphLayer``.
+            options: groups, group_size, eps, momentum, affine, device, dtype of ``GraphLayer``. A layer with state
+                takes eps, affine, device, dtype and its own, leaves out the other three, and has the backends "auto"
+                and "eager", which are the same.
 
         Raises:
             UsageError: an unknown slot, layout or backend, an index set that the layout does not have, or with "triton"
@@ -133,7 +151,14 @@ class Layer:
         from evonas.layers.module import GraphLayer
 
         self.layer(slot)
-        options = {"affine": self.affine, **options}
+        options = options if self.affine else {"affine": False, **options}
+        if self.stateful:
+            from evonas.layers.stateful.making import make_stateful
+
+            # a StatefulLayer: called in the same way, with the same weight and bias
+            return cast(
+                "GraphLayer", make_stateful(self.stateful, channels, layout or self.layout, backend, options)
+            )
         where = get_layout(layout or self.layout)
         for index in self.graph.index_sets:
             where.check(index)
@@ -163,7 +188,7 @@ class Layer:
         return made
 
     def __str__(self) -> str:
-        return self.formula
+        return self.text
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -179,10 +204,13 @@ def _triton_installed() -> bool:
 
 def named_layer(name: str) -> Layer:
     """A layer of the zoo; ``UsageError`` with the nearest name otherwise."""
+    if name in STATEFUL:
+        entry = STATEFUL[name]
+        return Layer(name, Graph.parse(entry.formula), entry.layout, entry.source, stateful=name)
     if name not in ZOO:
-        raise unknown_name("layer", name, ZOO, hint="`evonas list layers` shows all")
-    entry = ZOO[name]
-    return Layer(name, Graph.parse(entry.formula), source=entry.source, affine=entry.affine)
+        raise unknown_name("layer", name, [*ZOO, *STATEFUL], hint="`evonas list layers` shows all")
+    zoo = ZOO[name]
+    return Layer(name, Graph.parse(zoo.formula), source=zoo.source, affine=zoo.affine)
 
 
 def resolve_layer(spec: str | Path | Graph | Layer) -> Layer:
@@ -198,12 +226,14 @@ def resolve_layer(spec: str | Path | Graph | Layer) -> Layer:
     if isinstance(spec, Path):
         return _from_file(spec)
     text = spec.strip()
-    if text in ZOO:
+    if text in ZOO or text in STATEFUL:
         return named_layer(text)
     if _looks_like_a_path(text):
         return _from_file(Path(text))
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) and text not in ("x", *PARAMETER_LEAVES):
-        raise unknown_name("layer", _short(text), ZOO, hint='or write a formula such as "max(x, 0)"')
+        raise unknown_name(
+            "layer", _short(text), [*ZOO, *STATEFUL], hint='or write a formula such as "max(x, 0)"'
+        )
     return Layer("layer", Graph.parse(text))
 
 

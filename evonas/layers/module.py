@@ -19,6 +19,9 @@ from evonas.graph.cost import resolve_groups
 from evonas.graph.execute import ArrayOps
 from evonas.graph.graph import INITIAL, PARAMETER_LEAVES, SCALAR_LEAVES, Graph, literal
 from evonas.graph.layout import get_layout
+from evonas.layers.stateful.base import StatefulLayer
+from evonas.layers.stateful.contract import StateContract
+from evonas.layers.stateful.of_graph import graph_contract
 from evonas.layers.statistics import BatchStatistic
 
 _SHAPES = {"nchw": "(batch, channels, height, width)", "btc": "(batch, tokens, channels)"}
@@ -248,6 +251,11 @@ class GraphLayer(nn.Module):
         """The layer as a formula."""
         return self._formula
 
+    @property
+    def contract(self) -> StateContract | None:
+        """Running statistics as a contract; None without a moment over the batch."""
+        return graph_contract(self.graph, self.layout.name)
+
     def extra_repr(self) -> str:
         return (
             f"{self.formula!r}, channels={self.channels}, groups={self.groups}, layout={self.layout.name!r}"
@@ -276,7 +284,7 @@ def vector_parameters(module: nn.Module) -> list[nn.Parameter]:
     return [
         p
         for m in module.modules()
-        if isinstance(m, GraphLayer)
+        if isinstance(m, GraphLayer | StatefulLayer)
         for name in (*PARAMETER_LEAVES, "weight", "bias")
-        if (p := getattr(m, name)) is not None
+        if (p := getattr(m, name, None)) is not None
     ]

@@ -29,6 +29,7 @@ def _facts(layer: Layer) -> list[str]:
     properties = layer.properties()
     found = [layer.layout, f"{properties.operations} operations"]
     found += ["independent of the batch"] if properties.batch_independent else ["uses batch statistics"]
+    found += [f"keeps state, shown is one batch of {layer.stateful}"] if layer.stateful else []
     found += ["bounded"] if properties.bounded else []
     found += ["scale invariant"] if properties.scale_invariant else []
     found += [f"trains {', '.join(properties.vectors)}"] if properties.vectors else []

@@ -7,12 +7,14 @@ sqrt(running variance + eps).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from evonas import primitives
+from evonas.errors import UsageError
 from evonas.graph.layout import IndexSet, Layout
 
 # From a batch moment to what is averaged, and back. The second moments are averaged before the root.
@@ -35,9 +37,13 @@ class BatchStatistic(nn.Module):
     half precision (float64 after ``.double()``), has the shape of the moment in the split view, and starts at 0 for
     means and 1 else.
     The batch moment is biased (no n/(n-1) correction), as in the released code.
+
+    ``source_weight`` below 1 mixes the evaluated batch into what is averaged: source_weight * running +
+    (1 - source_weight) * batch (alpha-BN, calibration of batch statistics at test time). It is no part of the state.
     """
 
     running: Tensor
+    source_weight: float = 1.0
 
     def __init__(
         self,
@@ -62,11 +68,20 @@ class BatchStatistic(nn.Module):
         self.register_buffer("running", torch.full(shape, _INITIAL.get(op, 1.0), device=device))
 
     def forward(self, a: Tensor) -> Tensor:
-        if not self.training:
+        if not self.training and self.source_weight == 1.0:
             return self.average(a.dtype)
         y = primitives.get(self.op).eager(primitives.torch_namespace(), a, self.axes, eps=self.eps)
+        if not self.training:
+            return self._mixed(y)
         self.update(y)
         return y
+
+    def _mixed(self, y: Tensor) -> Tensor:
+        """The node's value from the running average and the batch's, mixed as means and variances."""
+        to, back = _TO_AVERAGE.get(self.op), _FROM_AVERAGE.get(self.op)
+        seen = to(y, self.eps) if to else y
+        average = self.source_weight * self.running.to(y.dtype) + (1.0 - self.source_weight) * seen
+        return back(average, self.eps) if back else average
 
     def average(self, dtype: torch.dtype) -> Tensor:
         """The node's value in evaluation, in the split view."""
@@ -94,3 +109,31 @@ class BatchStatistic(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.op}[{','.join(self.index)}], momentum={self.momentum}"
+
+
+@contextmanager
+def source_weight(model: nn.Module, weight: float) -> Iterator[int]:
+    """Evaluate a model with statistics between those of training and those of each batch, inside a ``with``.
+
+    The weight is that of the *source*, the running averages of training: 1 is evaluation as usual, 0 uses the
+    statistics of the batch that is evaluated (alpha-BN; papers and code differ in which of the two alpha weighs). Only
+    moments over the batch of a graph are reached. What is evaluated depends on its batch then, and runs on the eager
+    reference.
+
+    Yields:
+        The number of statistics that it reaches; 0 means that nothing changes.
+
+    Raises:
+        UsageError: a weight outside of [0, 1].
+    """
+    if not 0.0 <= weight <= 1.0:
+        raise UsageError(f"source_weight={weight}, it must be between 0 (the batch) and 1 (running averages)")
+    reached = [m for m in model.modules() if isinstance(m, BatchStatistic)]
+    before = [m.source_weight for m in reached]
+    for statistic in reached:
+        statistic.source_weight = weight
+    try:
+        yield len(reached)
+    finally:
+        for statistic, old in zip(reached, before, strict=True):
+            statistic.source_weight = old

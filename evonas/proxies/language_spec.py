@@ -102,7 +102,7 @@ class LanguageSpec(Spec):
     quality_steps: int = 100
     quality_threshold: float = 0.93
     #: the hurdle before it: training loss below so large a share of the unigram entropy.
-    hurdle: float = 1.3
+    hurdle: float = 1.4
     #: the stability test: ascent steps, windows and their tokens, rate and the limit of the gradient norm.
     stability_steps: int = 100
     stability_batch: int = 8

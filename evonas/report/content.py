@@ -120,7 +120,7 @@ def _fronts(scored: Sequence[Told]) -> set[int]:
     return found
 
 
-def _finalists(reading: Reading) -> list[Mapping[str, Any]]:
+def _finalists(reading: Reading) -> Sequence[Mapping[str, Any]]:
     """Finalists of the re-ranking; before it, the best of every arm."""
     if reading.ranking or reading.finalists:
         return reading.ranking or reading.finalists

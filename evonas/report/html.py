@@ -128,7 +128,7 @@ def _bar(kind: str, value: int, widest: int, words: str) -> str:
 
 def _lineages(content: Mapping[str, Any]) -> str:
     names = {p["candidate"]: p["name"] for p in content["points"]}
-    found = []
+    found: list[str] = []
     for candidate, steps in content["lineages"].items():
         items = []
         for step in steps:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from evonas.errors import EvonasError
-from evonas.graph import Assembly, Graph
+from evonas.graph import Graph
 from evonas.graph.drawing import draw_svg
 from evonas.graph.mathml import format_mathml
+from evonas.layers import assembly_from
 
 
 class Pictures:
@@ -43,7 +44,7 @@ def _parts(formula: str) -> list[tuple[str, str]]:
     Raises:
         UsageError, FormulaError: a formula that cannot be read here.
     """
-    assembly = Assembly.parse(formula)
+    assembly = assembly_from(formula)
     if assembly.single is not None:
         return [("", str(assembly.single))]
     return [(str(part).partition(":")[0], str(part.graph)) for part in assembly.parts]

@@ -17,7 +17,8 @@ from evonas.errors import VerificationError
 from evonas.evaluation.protocol import Outcome, Task
 from evonas.evaluation.screening import Screen, ScreeningOptions, Verdict
 from evonas.evolution import Proposal, can_still_matter, make_bar, make_strategy
-from evonas.graph import Assembly, Graph
+from evonas.graph import Assembly, Graph, Part
+from evonas.graph.slots import SLOTS
 from evonas.layers import AssembledLayer, Layer, resolve_candidate
 from evonas.rng import Draws, derive_seed
 from evonas.run.finalists import Finalist, choose_finalists, rank_finalists
@@ -37,8 +38,12 @@ _SAMPLE = 16
 
 
 def meaning(candidate: Layer | AssembledLayer) -> Graph | Assembly:
-    """What a space encodes and checks."""
-    return candidate.graph if isinstance(candidate, Layer) else candidate.assembly
+    """What a space encodes and checks. A layer with state keeps its name, which no space takes."""
+    if isinstance(candidate, AssembledLayer):
+        return candidate.assembly
+    if candidate.stateful:
+        return Assembly((Part(SLOTS, candidate.graph, candidate.affine, candidate.stateful),))
+    return candidate.graph
 
 
 class Arm:
@@ -110,7 +115,8 @@ class Conductor:
         self.arms = {"search": Arm("search", settings.search.strategy, space, settings)}
         if settings.search.control != "none":
             self.arms["control"] = Arm("control", settings.search.control, space, settings)
-        self.baselines = [resolve_candidate(text) for text in settings.search.baselines]
+        layout = space.layout.name
+        self.baselines = [resolve_candidate(text).laid_out(layout) for text in settings.search.baselines]
         self.baseline_ids: dict[int, str] = {}
         self.baseline_scores: dict[int, tuple[float, ...]] = {}
         self.baseline_latencies: dict[int, float] = {}
@@ -184,7 +190,7 @@ class Conductor:
 
     def _baseline(self) -> Event:
         layer = self.baselines[len(self.baseline_ids)]
-        name = layer.name if layer.name != "layer" else layer.formula
+        name = layer.name if layer.name != "layer" else layer.text
         return Event(
             "proposed", arm="baseline", candidate=self.next_candidate, attempt=1, origin="baseline",
             digest=bytes.fromhex(layer.digest), formula=layer.text, outcome="dispatched",

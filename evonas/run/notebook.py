@@ -6,8 +6,8 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from evonas.errors import EvonasError
-from evonas.graph import Assembly
 from evonas.graph.mathml import format_mathml
+from evonas.layers import assembly_from
 from evonas.run.wording import score
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def run_html(run: Run) -> str:
 
 def _typeset(formula: str) -> str:
     try:
-        parts = Assembly.parse(formula).parts
+        parts = assembly_from(formula).parts
     except EvonasError:  # an operation of a plug-in that is not loaded
         return f"<code>{escape(formula)}</code>"
     if len(parts) == 1:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from evonas.errors import EnvironmentUnusable
 from evonas.evaluation.kernel_choice import PAYS_FROM, choose
+from evonas.layers import resolve_candidate
 from evonas.run.objectives import describe_objectives
 from evonas.run.settings import Settings
 from evonas.search_spaces import AnySpace, genotypes_log10
+from evonas.search_spaces.causality import over_tokens
 
 if TYPE_CHECKING:
     from evonas.proxies import Proxy
@@ -70,7 +72,8 @@ def make_plan(settings: Settings, space: AnySpace, *, measure: bool = True) -> d
     """The plan as plain values: space, stages, budget, trainings, steps, seconds, memory, disk.
 
     Args:
-        measure: time a few steps of every proxy with a known layer (``TIMED_WITH``); otherwise take them from ``STEP_SECONDS``.
+        measure: time a few steps of every proxy with a known layer (``TIMED_WITH``); otherwise take them from
+            ``STEP_SECONDS``.
 
     ``seconds`` has three figures of wall-clock time on the slots: ``low`` if every candidate fails the quality test
     on the first proxy, ``high`` if every one is trained on all of them, ``likely`` in between (``PASS_SHARE``).
@@ -96,6 +99,7 @@ def make_plan(settings: Settings, space: AnySpace, *, measure: bool = True) -> d
         },
         "stages": _stages(settings, space.causal),
         "objectives": describe_objectives(settings.to_dict()),
+        **({"see_other_tokens": seen} if (seen := _see_other_tokens(settings, space)) else {}),
         "arms": {"search": search.strategy} | ({"control": search.control} if arms > 1 else {}),
         "budget": {
             "candidates_per_arm": search.candidates,
@@ -122,6 +126,18 @@ def make_plan(settings: Settings, space: AnySpace, *, measure: bool = True) -> d
     plan["seconds"] = _seconds(settings, costs, candidates, baselines, finals, cores)
     plan["memory_bytes"] = memory
     return plan
+
+
+def _see_other_tokens(settings: Settings, space: AnySpace) -> dict[str, list[str]]:
+    """In a causal space: baselines in training of which a token sees later ones, with the moments that show them."""
+    if not space.causal:
+        return {}
+    found = {}
+    for text in settings.search.baselines:
+        layers = resolve_candidate(text).laid_out(space.layout.name).layers
+        if moments := dict.fromkeys(m for layer in layers for m in over_tokens(layer.graph)):
+            found[text] = list(moments)
+    return found
 
 
 def _cores() -> int:
@@ -271,7 +287,6 @@ def _samples(proxy: Proxy) -> int:
 def _timed(proxy: Proxy, device: str, stability: bool, backend: str) -> ProxyCost:
     from functools import partial
 
-    from evonas.layers import resolve_candidate
     from evonas.layers.c_layer import CGraphLayer
     from evonas.proxies import Trainer, stability_test
 

@@ -48,7 +48,7 @@ from evonas.search_spaces import AnySpace
 def load_all_plugins(plugins: Sequence[Mapping[str, str]]) -> None:
     """The files that the user named, then the entry points of installed packages."""
     load_plugins(plugins)
-    for group in ("evonas.primitives", "evonas.spaces"):
+    for group in ("evonas.primitives", "evonas.spaces", "evonas.layers"):
         load_entry_points(group)
 
 
@@ -134,7 +134,7 @@ def check_reachable(settings: Settings, names: Iterable[str]) -> None:
         return
     installed = {
         point.value.partition(":")[0].partition(".")[0]
-        for group in ("evonas.primitives", "evonas.spaces")
+        for group in ("evonas.primitives", "evonas.spaces", "evonas.layers")
         for point in entry_points(group=group)
     }
     for row in names:

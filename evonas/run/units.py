@@ -60,6 +60,5 @@ class Units:
         """What has to be said beside a table; empty where all scores are accuracies."""
         if not self._text:
             return ""
-        return (
-            "Bits per byte: lower is better. Means are of scores: accuracies of images, 1 - bits per byte / 8 of text."
-        )
+        words = "accuracies for images, 1 - bits per byte / 8 for text"
+        return f"Bits per byte: lower is better. Means are of scores: {words}."

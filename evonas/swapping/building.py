@@ -63,15 +63,11 @@ def _copy(made: nn.Module, weight: Tensor | None, bias: Tensor | None) -> None:
 
 def _flags(made: nn.Module, old: nn.Module) -> None:
     """``weight`` and ``bias`` train if those of the norm did, other parameters if any of the norm did; all of them
-    where the old module had no floating tensor of its own. Frozen norms, with buffers alone, stay frozen."""
+    where the old module had no parameter. Frozen norms, whose weight is a buffer, stay frozen."""
     made.train(old.training)
     source = old.layer if isinstance(old, Viewed) else old
     flags = {name: p.requires_grad for name, p in source.named_parameters(recurse=False) if p is not None}
-    frozen = (
-        not flags
-        and any(b.is_floating_point() for b in source.buffers(recurse=False))
-        and hasattr(source, "weight")
-    )
-    default = not frozen if not flags else any(flags.values())
+    frozen = not flags and "weight" in dict(source.named_buffers(recurse=False))
+    default = any(flags.values()) if flags else not frozen
     for name, parameter in made.named_parameters():
         parameter.requires_grad_(flags.get(name, default))

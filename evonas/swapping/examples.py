@@ -31,6 +31,9 @@ def guesses(model: nn.Module) -> Iterator[tuple[str, Inputs]]:
     if getattr(config, "vocab_size", None) and vocabulary:
         ids = torch.arange(8, device=like.device).remainder(vocabulary)[None]
         yield "8 token ids", ((), {"input_ids": ids})
+    given = getattr(model, "dummy_inputs", None)  # what models of transformers have for such a purpose
+    if isinstance(given, Mapping) and all(isinstance(t, Tensor) for t in given.values()):
+        yield "its dummy inputs", ((), {name: t.to(like.device) for name, t in given.items()})
     first = _first(model)
     for shape in _shapes(model, first):
         words = "x".join(map(str, shape))

@@ -66,10 +66,9 @@ def fit_dims(layer: Layer, dims: int, axis: int, images: bool) -> Fit | str:
         return Fit("btc", "flat")
     if dims == 4 and images and needed <= set(NCHW.covers):
         return Fit("nchw", "last")
-    has = set(NCHW.covers) if dims == 4 and images else _CHANNELS
-    return _lacks(
-        layer, needed - has or needed - _CHANNELS, f"({'B, H, W' if dims == 4 else '..., '}, C)", has
-    )
+    maps = dims == 4 and images
+    has = set(NCHW.covers) if maps else _CHANNELS
+    return _lacks(layer, needed - has, "(B, H, W, C)" if maps else "(B, ..., C)", has)
 
 
 def _needs(layer: Layer) -> set[str]:

@@ -90,7 +90,7 @@ def swap(
     changes = [] if dry_run else apply(model, made)
     return SwapReport(
         type(model).__name__,
-        {name: one.formula for name, one in chosen.items()},
+        {name: one.text for name, one in chosen.items()},
         trace.how,
         tuple(_entry(step, chosen) for step in steps if not step.reason),
         tuple(_entry(step, chosen) for step in steps if step.reason),

@@ -125,6 +125,11 @@ class _Recorder(TorchDispatchMode):
         self._depth = 0
         self._given: list[tuple[int, tuple[int, ...], torch.dtype, torch.device] | None] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here; True would import the compiler first, which takes longer than the run."""
+        return False
+
     def value(self, tensor: Tensor) -> int:
         """The number of what a tensor holds now."""
         if tensor not in self._values:

@@ -44,6 +44,7 @@ def test_every_exit_code_is_on_the_page():
         ("runs", ["status"]),
         ("top", ["top", "RUN"]),
         ("show", ["show", "relu"]),
+        ("export", ["export", "relu", "-o", "bundle"]),
         ("kernel", ["kernel", "relu"]),
         ("bench", ["bench", "relu", "--shapes", "1,4,2,2", "--rounds", "1", "--backends", "eager"]),
         (

@@ -143,9 +143,9 @@ def test_a_dry_run_times_steps_and_estimates(tmp_path):
     (resnet,) = plan["proxies"]
     assert resnet["measured"]
     assert 0.001 < resnet["step"] < 5
-    # one baseline, then 3 finalists and the baseline on 3 seeds with 1.5 times the steps; candidates: 0 or all
+    # one baseline, then 5 finalists and the baseline on 3 seeds with 1.5 times the steps; candidates: 0 or all
     steps = resnet["steps"]
-    always = steps + 12 * round(1.5 * steps)
+    always = steps + 18 * round(1.5 * steps)
     assert plan["trainings"]["steps_high"] == always + 10 * steps
     assert plan["trainings"]["steps_low"] == always + 10 * round(HURDLE_SHARE * resnet["quality_steps"])
     assert plan["seconds"]["low"] < plan["seconds"]["likely"] < plan["seconds"]["high"]

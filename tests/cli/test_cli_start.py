@@ -24,10 +24,14 @@ def test_help_starts_quickly_and_imports_little(tmp_path):
     for verb in ("search", "resume", "status", "top", "show", "replay", "kernel", "bench", "list", "doctor"):
         assert re.search(rf"^  {verb} ", done.stdout, re.M)
     assert min(times) < 1.0
-    code = "import sys; from evonas.cli.main import main; main(['--help']); print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
-    ).stdout.split()
+    code = "import sys; from evonas.cli.main import main; main(['--help']); print('LOADED', *sys.modules)"
+    loaded = (
+        subprocess.run(
+            [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+        )
+        .stdout.split("LOADED")[1]
+        .split()
+    )
     assert not [name for name in HEAVY if name in loaded]
 
 

@@ -16,7 +16,11 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 RUNNER = str(Path(__file__).with_name("document_runner.py"))
 #: Options that make an example take a second or two.
-TINY = {"search_from_python": " --candidates 1 --steps 2", "train_a_layer": " --steps 2"}
+TINY = {
+    "search_from_python": " --candidates 1 --steps 2",
+    "train_a_layer": " --steps 2",
+    "train_exported_layer": " --steps 2",
+}
 
 
 def named_commands(example: Path) -> list[str]:

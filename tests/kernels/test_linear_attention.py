@@ -146,32 +146,41 @@ def test_any_size_may_be_zero(form: str, sizes: tuple[int, ...]) -> None:
 
 
 class Largest(TorchDispatchMode):
-    """The number of elements of the largest tensor that any operation makes, in both passes."""
+    """Elements of the largest tensor that any operation makes, and of all of them together, in both passes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.numel = 0
+        self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in out if isinstance(out, tuple | list) else (out,):
             if isinstance(tensor, Tensor):
+                self.total += tensor.numel()
                 self.numel = max(self.numel, tensor.untyped_storage().nbytes() // tensor.element_size())
         return out
 
 
-def largest(form: str, tokens: int) -> int:
+def made(form: str, tokens: int) -> tuple[int, int]:
     leaves = [t.requires_grad_() for t in drawn(tokens, 16, 16, batch=1, heads=1)]
     decay = torch.tensor([0.1])
     with Largest() as mode:
         lightning_attention(*leaves, decay, form=form).sum().backward()
-    return mode.numel
+    return mode.numel, mode.total
 
 
-def test_the_chunked_form_has_no_tensor_that_grows_with_the_square() -> None:
-    assert largest("chunked", 4096) == 4096 * 64  # one matrix of 64 x 64 per 64 tokens
-    assert largest("chunked", 8192) == 2 * largest("chunked", 4096)
-    assert largest("masked", 512) == 512**2
+def test_the_chunked_form_is_linear_in_memory_and_work() -> None:
+    largest, total = made("chunked", 4096)
+    assert largest == 4096 * 64  # one matrix of 64 x 64 per 64 tokens
+    assert made("chunked", 8192)[0] == 2 * largest
+    assert made("chunked", 8192)[1] < 2.05 * total
+    assert made("masked", 512)[0] == 512**2
+    assert made("masked", 1024)[1] > 3 * made("masked", 512)[1]
+
+
+def test_the_recurrent_form_is_linear_in_work() -> None:
+    assert made("recurrent", 512)[1] < 2.05 * made("recurrent", 256)[1]
 
 
 # ------------------------------------------------------------------------------------------------ decoding

@@ -12,7 +12,7 @@ from package_installs import FOLDERS, ROOT, python
 #: In the order in which data flows: a room imports rooms to its left only.
 ORDER = (
     "errors", "rng", "plugins", "primitives", "graph", "testing", "search_spaces", "kernels", "layers", "data",
-    "proxies", "evolution", "evaluation", "run", "report", "swapping", "comparing", "cli",
+    "proxies", "evolution", "evaluation", "run", "export", "report", "swapping", "comparing", "cli",
 )  # fmt: skip
 HEAVY = ("torch", "ray", "triton", "optuna", "networkx", "pandas", "matplotlib")
 LIGHT = ("numpy", "pyarrow", "moocore", *HEAVY)
@@ -73,6 +73,7 @@ def test_no_file_is_longer_than_one_idea() -> None:
         ("evonas.primitives evonas.graph evonas.search_spaces evonas.evolution evonas.layers", HEAVY),
         ("evonas.proxies evonas.data evonas.evaluation.screening", HEAVY),
         ("evonas.comparing.api evonas.comparing.picture evonas.cli.compare", HEAVY),
+        ("evonas.export evonas.export.bundle", HEAVY),
         ("evonas.run.conductor evonas.run.settings evonas.run.session evonas.run.run evonas.run.api", HEAVY),
     ],
 )

@@ -63,7 +63,7 @@ def _eval(model: nn.Module, run: Run) -> Tensor:
 def _one_step(model: nn.Module, run: Run) -> None:
     """Every parameter of the new modules gets a gradient and is changed by it; the loss is finite before and after."""
     model.train()
-    parameters = [p for m in new_modules(model) for p in m.parameters()]
+    parameters = [p for m in new_modules(model) for p in m.parameters() if p.requires_grad]
     held = [p.detach().clone() for p in parameters]
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
     losses = []

@@ -102,3 +102,14 @@ def test_a_decoder_stays_causal_and_caches() -> None:
         first = model(input_ids=ids[:, :4], use_cache=True)
         rest = model(input_ids=ids[:, 4:], cache=first.past_key_values).logits
     torch.testing.assert_close(torch.cat([first.logits, rest], 1), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_an_encoder_and_a_decoder_run_on_the_models_own_dummy_inputs() -> None:
+    config = transformers.T5Config(d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=2, vocab_size=64)
+    model = transformers.T5ForConditionalGeneration(config)
+    report = evonas.swap(model, "rms_norm+silu")
+    # norms of 2 encoder blocks with two parts, 2 decoder blocks with three, one last norm each; an activation per block
+    assert numbers(report) == (2 * 2 + 2 * 3 + 2 + 4, 0, 0)
+    assert report.found == "seen in a run on its dummy inputs"
+    ids = torch.arange(6)[None]
+    assert model(input_ids=ids, decoder_input_ids=ids).logits.isfinite().all()

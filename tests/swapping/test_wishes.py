@@ -190,6 +190,29 @@ def test_a_norm_without_affine_gets_a_layer_without() -> None:
     assert not list(model[1].parameters())
 
 
+def test_frozen_norms_stay_frozen_and_norms_without_parameters_do_not() -> None:
+    frozen = timm.layers.FrozenBatchNormAct2d(8)
+    frozen.weight.fill_(0.5)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), frozen, nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8, affine=False), nn.ReLU()
+    )
+    report = swap_and_check(model, "evonorm_s0", run)
+    assert [e.was for e in report.replaced] == ["FrozenBatchNormAct2d + ReLU", "BatchNorm2d + ReLU"]
+    assert {n: p.requires_grad for n, p in model[1].named_parameters()} == dict.fromkeys(
+        ("weight", "bias", "v1"), False
+    )
+    assert model[1].weight.unique().tolist() == [0.5]
+    assert {n: p.requires_grad for n, p in model[3].named_parameters()} == {"v1": True}
+
+
+def test_a_compiled_model() -> None:
+    model = net()
+    compiled = torch.compile(model, backend="eager")
+    report = evonas.swap(compiled, "evonorm_s0")
+    assert [e.path for e in report.replaced] == ["_orig_mod.1", "_orig_mod.4", "_orig_mod.7"]
+    torch.testing.assert_close(compiled(IMAGE), model(IMAGE))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_dtype_mode_and_frozen_parameters_stay(dtype: torch.dtype) -> None:
     model = net().to(dtype)

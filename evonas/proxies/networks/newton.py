@@ -53,7 +53,7 @@ def inverse(matrix: Tensor, *, steps: int = 20, tolerance: float = 1e-3, limit: 
     The matrix holds values of a Gaussian kernel: symmetric, ones on the diagonal, between 0 and 1 elsewhere.
     """
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    made: Tensor = _Inverse.apply(matrix + RIDGE * identity, steps, tolerance, limit)  # type: ignore[no-untyped-call]
+    made: Tensor = _Inverse.apply(matrix + RIDGE * identity, steps, tolerance, limit)
     return made
 
 

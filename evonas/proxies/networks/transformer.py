@@ -52,6 +52,8 @@ class CausalAttention(nn.Module):
         at, end = session.position, session.position + q.shape[-2]
         for kept, new in zip(cache, (k, v), strict=True):
             kept[:, :, at:end] = new
+        if at == 0:  # the whole prompt, without a mask of its square
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.logit_scale)
         places = torch.arange(end, device=q.device)
         mask = places <= torch.arange(at, end, device=q.device)[:, None]
         keys, values = (kept[:, :, :end] for kept in cache)

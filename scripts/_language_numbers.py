@@ -1,0 +1,134 @@
+"""Numbers of the language models: the committed run, and the known layers that thresholds were set by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from _page_numbers import block, committed_run, results, table
+
+
+def _spread(mean: float | None, std: float | None, sign: str = "") -> str:
+    if mean is None:
+        return "none"
+    return f"{mean:{sign}.3f}" + ("" if std is None else f" ± {std:.3f}")
+
+
+def _bits(mean: float | None, std: float | None) -> str:
+    """A score as bits per byte."""
+    return _spread(None if mean is None else 8 * (1 - mean), None if std is None else 8 * std)
+
+
+@block
+def language_ranking(root: Path) -> str | None:
+    """The final ranking of the committed run: bits per byte of held-out text over fresh seeds."""
+    run = committed_run(root, "language")
+    if run is None or not (rows := run.ranking()):
+        return None
+    best = next((r["versus"]["name"] for r in rows if r["versus"]), "the best baseline")
+    cells = []
+    for row in rows:
+        versus = row["versus"]
+        difference = (
+            ""
+            if versus is None
+            else _spread(-8 * versus["mean"], None if versus["std"] is None else 8 * versus["std"], "+")
+        )
+        cells.append(
+            [row["name"], row["arm"], f"`{row['formula']}`", _bits(row["mean"], row["std"]),
+             *(_bits(*row["per_proxy"][p]) for p in run.proxies), str(row["n"]), difference]
+        )  # fmt: skip
+    head = ["layer", "arm", "formula", "mean", *run.proxies, "n", f"against {best}"]
+    return (
+        table(head, cells)
+        + "\nBits per byte, lower is better; mean ± standard deviation over n fresh seeds.\n"
+    )
+
+
+@block
+def language_sweep(root: Path) -> str | None:
+    """Chosen factors on the learning rate, what the worst factor loses, and scores by size of the data."""
+    run = committed_run(root, "language")
+    if run is None or not (rows := run.ranking()):
+        return None
+    shares = list(dict.fromkeys(share for row in rows for share in row.get("data_shares", {})))
+    cells = []
+    for row in rows:
+        swept = [_swept(row, p) for p in run.proxies]
+        parts = [row.get("data_shares", {}).get(share, {}) for share in shares]
+        small = [_bits(part.get("mean"), part.get("std")) for part in parts]
+        cells.append([row["name"], *swept, *small, _bits(row["mean"], row["std"])])
+    head = [
+        "layer",
+        *(f"rate, {p}" for p in run.proxies),
+        *(f"at {float(s):g} of the data" for s in shares),
+        "at all",
+    ]
+    return (
+        table(head, cells)
+        + "\nIn brackets: bits per byte between the best and the worst factor of the sweep, on validation text.\n"
+    )
+
+
+def _swept(row: Mapping[str, Any], proxy: str) -> str:
+    factor = (row.get("lr") or {}).get(proxy)
+    lost = (row.get("sensitivity") or {}).get(proxy)
+    if factor is None:
+        return "not swept"
+    return f"x {factor:g}" + (" (all diverged)" if lost is None else f" ({8 * lost:.3f})")
+
+
+@block
+def language_funnel(root: Path) -> str | None:
+    """What became of the candidates of the committed run."""
+    run = committed_run(root, "language")
+    if run is None:
+        return None
+    rows = []
+    for row in run.funnel().rows():
+        reasons = ", ".join(f"{count:,} {why}" for why, count in list(row["reasons"].items())[:2])
+        rows.append(
+            [
+                row["arm"],
+                row["stage"],
+                f"{row['in']:,}",
+                f"{row['rejected']:,}",
+                f"{row['seconds']:.1f}",
+                reasons,
+            ]
+        )
+    return table(["arm", "stage", "in", "rejected", "seconds", "why"], rows)
+
+
+@block
+def language_layers(root: Path) -> str | None:
+    """benchmarks/language_proxies.py: what the stages say of known layers and of none, in the norm slots."""
+    report = results(root, "language_proxies")
+    if report is None:
+        return None
+    cells = []
+    for row in report["rows"]:
+        stages = row["stages"]
+        bits = row.get("bits_per_byte")
+        cells.append(
+            [row["layer"], row["proxy"], _loss(stages.get("hurdle")), _loss(stages.get("quality")),
+             "diverged" if bits is None else f"{bits:.3f}", row["status"]]
+        )  # fmt: skip
+    needs = next(iter(report["proxies"].values()))
+    note = (
+        f"\nUnigram entropy: {needs['unigram_entropy']:.2f} nats. Losses in nats per byte; the hurdle needs less "
+        f"than {needs['hurdle_needs']:.2f}, the quality test less than {needs['quality_needs']:.2f}. "
+        "SiLU is the activation.\n"
+    )
+    return (
+        table(["norm", "proxy", "hurdle", "quality test", "bits per byte after training", "verdict"], cells)
+        + note
+    )
+
+
+def _loss(stage: Mapping[str, Any] | None) -> str:
+    if stage is None or stage.get("loss") is None:
+        return "-"
+    loss = f"{stage['loss']:.2f}" if stage["loss"] < 100 else "above 100"
+    return loss + ("" if stage["passed"] else " (no)")

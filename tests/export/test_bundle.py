@@ -1,0 +1,212 @@
+"""What is in a bundle, where it may come from, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+import torch
+from export_support import GOLDEN, ROOT, load
+
+import evonas
+from evonas.errors import EnvironmentUnusable, UsageError
+from evonas.export.bundle import Bundle
+from evonas.layers import ZOO
+from evonas.run.run import Run
+
+FILES = {
+    "LICENSE", "card.md", "expected.json", "formula.tex", "graph.svg", "kernel.py", "layer.json", "layer.py",
+    "test_layer.py",
+}  # fmt: skip
+
+
+def test_the_files_of_a_bundle(best: Path) -> None:
+    assert {p.name for p in best.iterdir()} == FILES
+    assert not [p for p in best.parent.iterdir() if p.name.endswith(".part")]
+    content = json.loads((best / "layer.json").read_text())
+    row = Run(GOLDEN).candidate("best")
+    assert content["schema"] == "evonas.layer/1"
+    assert content["formula"] == row["formula"]
+    assert content["digest"] == row["digest"].hex()
+    assert content["origin"]["candidate"] == row["candidate"]
+    assert content["origin"]["scores"]["resnet"] == row["score_resnet"]
+    assert (best / "formula.tex").read_text().startswith(r"\frac{x}")
+    assert (best / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+
+
+def test_evonas_reads_it_back(best: Path) -> None:
+    layer = evonas.layer(str(best / "layer.json"))
+    assert layer.digest == Run(GOLDEN).layer("best").digest
+    assert layer.name == f"{GOLDEN.name}/13809"
+    again = evonas.export(str(best / "layer.json"), out=best.parent / "again")
+    texts = [
+        (folder / "layer.py").read_text().partition("from __future__")[2] for folder in (again.path, best)
+    ]
+    assert texts[0] == texts[1] != ""
+
+
+def test_the_card_has_the_scores_of_the_run(best: Path) -> None:
+    text = (best / "card.md").read_text()
+    for section in ("Use", "What it replaces, and where not to use it", "How it was found", "Scores",
+                    "Hyper-parameters and sensitivity", "Numerical behaviour", "Latency", "Reproduce",
+                    "Licence and citation"):  # fmt: skip
+        assert f"\n## {section}\n" in text
+    assert text.startswith("---\nlicense: apache-2.0\n")
+    for row in Run(GOLDEN).ranking():
+        assert f"{row['mean']:.3f} ± {row['std']:.3f}" in text
+    assert "sensitivity to the learning rate: not measured" in text
+    assert "roofline model of an H200, not measured" in text
+    assert f"evonas export {GOLDEN.name} 13809 -o DIR" in text
+    assert "6,019 proposed" in text
+    assert "groups of index sets with c/g in its trainings: at most 4" in text
+
+
+def test_the_card_has_the_sensitivity_where_it_was_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ranking = Run(GOLDEN).ranking()
+    for row in ranking:
+        row |= {"lr": {"resnet": 2.0}, "sensitivity": {"resnet": 0.125}, "sweep": {"resnet": []},
+                "data_shares": {"0.25": {"n": 3, "mean": 0.61, "std": 0.02, "per_proxy": {}}}}  # fmt: skip
+    monkeypatch.setattr(Run, "ranking", lambda self: ranking)
+    text = (evonas.export(GOLDEN, out=tmp_path / "b").path / "card.md").read_text()
+    assert "resnet 2\n" in text
+    assert "resnet 0.125" in text
+    assert "on 0.25 of the data: 0.610 ± 0.020" in text
+
+
+def test_the_picture_is_svg(best: Path) -> None:
+    picture = ET.parse(best / "graph.svg").getroot()
+    assert picture.tag.endswith("svg")
+    labels = ["".join(t.itertext()) for t in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"x", "v0", "+", "÷", "rms[w,h,c/g]", "× weight + bias", "y"} <= set(labels)
+    assert "prefers-color-scheme: dark" in (best / "graph.svg").read_text()
+
+
+@pytest.mark.parametrize("name", ["evonorm_s0", "dyt", "identity"])
+def test_layers_of_the_zoo(name: str, tmp_path: Path) -> None:
+    made = evonas.export(name, out=tmp_path / name)
+    assert ZOO[name].source in (made.path / "card.md").read_text()
+    assert "Not measured." in (made.path / "card.md").read_text()
+    assert load(made.path).Layer(6)(torch.randn(2, 6, 4, 4)).shape == (2, 6, 4, 4)
+
+
+def test_a_candidate_that_was_turned_away(tmp_path: Path) -> None:
+    table = Run(GOLDEN).table().to_pylist()
+    for stage in ("structural", "probe", "quality"):
+        row = next(r for r in table if r["stage"] == stage and r["arm"] == "control")
+        made = evonas.export(GOLDEN, row["candidate"], tmp_path / stage)
+        text = (made.path / "card.md").read_text()
+        assert f"turned away by the stage {stage}" in text
+        assert json.loads((made.path / "layer.json").read_text())["origin"]["reason"] == row["reason"]
+
+
+def test_a_copy_and_a_run_that_is_cut_off(tmp_path: Path) -> None:
+    copy = shutil.copytree(GOLDEN, tmp_path / "elsewhere" / "renamed")
+    for name in ("environment.json", "command.txt"):
+        (copy / name).unlink()
+    for path in copy.rglob("*"):
+        path.chmod(path.stat().st_mode | stat.S_IWUSR)
+    whole = evonas.export(copy, out=tmp_path / "whole")
+    assert whole.formula == Run(GOLDEN).layer("best").formula
+    segment = max((copy / "events").iterdir())
+    os.truncate(segment, segment.stat().st_size * 2 // 3)
+    assert Run(copy).ranking() == []
+    cut = evonas.export(copy, out=tmp_path / "cut")
+    assert cut.formula == Run(copy).layer("best").formula
+    text = (cut.path / "card.md").read_text()
+    assert "against baselines and the control arm: not measured" in text
+    assert "The command of the run was not kept." in text
+
+
+def test_force_replaces_a_bundle_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    evonas.export("evonorm_s0", out=folder)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is there and not empty") as raised:
+        evonas.export("relu", out=folder)
+    assert "--force" in str(raised.value.hint)
+    assert json.loads((folder / "layer.json").read_text())["name"] == "evonorm_s0"
+    evonas.export("v0 + 0 * x", out=folder, force=True, name="shift")
+    assert json.loads((folder / "layer.json").read_text())["name"] == "shift"
+    assert (folder / "notes.txt").read_text() == "mine"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with pytest.raises(UsageError, match="is not a bundle"):
+        evonas.export("relu", out=tmp_path / "other", force=True)
+    (tmp_path / "empty").mkdir()
+    assert isinstance(evonas.export("relu", out=tmp_path / "empty"), Bundle)
+
+
+def test_a_layer_without_kernels_says_so(tmp_path: Path) -> None:
+    made = evonas.export("mean[w,h](v1) * x", out=tmp_path / "b")
+    assert "kernel.py" not in made.files
+    assert "There are no kernels in this bundle" in (made.path / "card.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evonorm_s9",), "unknown layer 'evonorm_s9'"),
+        ((GOLDEN, 99999999), "has no candidate 99999999"),
+        ((GOLDEN, "first"), "'first' is not a candidate"),
+        (("max(x,",), "cannot read the formula"),
+        (("nowhere", 3), "no run"),
+    ],
+)
+def test_what_does_not_exist(arguments: tuple, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        evonas.export(*arguments, out=tmp_path / "b")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_requests(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown format 'onx'") as raised:
+        evonas.export("relu", out=tmp_path / "b", to=["onx"])
+    assert "did you mean 'onnx'" in str(raised.value.hint)
+    with pytest.raises(UsageError, match="no folder"):
+        evonas.export("relu")
+    with pytest.raises(UsageError, match="eps=2"):
+        evonas.export("relu", out=tmp_path / "b", eps=2)
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file"):
+        evonas.export("relu", out=tmp_path / "file")
+    with pytest.raises(EnvironmentUnusable, match="exporting to"):
+        evonas.export("relu", out=tmp_path / "file" / "b")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("evonas.export.bundle.os.rename", full)
+    with pytest.raises(EnvironmentUnusable, match="No space left on device"):
+        evonas.export("relu", out=tmp_path / "b")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_candidate_without_a_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {**Run(GOLDEN).candidate("best"), "formula": None, "genotype": None}
+    monkeypatch.setattr(Run, "candidate", lambda self, candidate: row)
+    with pytest.raises(UsageError, match="has no formula"):
+        evonas.export(GOLDEN, out=tmp_path / "b")
+
+
+def test_an_assembly_is_a_bundle_per_part(tmp_path: Path) -> None:
+    made = evonas.export("norm: x / rms[c](x); act: x * sigmoid(s1 * x)", out=tmp_path / "b", groups=4)
+    assert {"norm/layer.py", "act/layer.py", "act/test_layer.py", "norm/card.md", "layer.json"} <= set(
+        made.files
+    )
+    content = json.loads((tmp_path / "b" / "layer.json").read_text())
+    assert content["formula"] == made.formula
+    assert content["parts"] == {"norm": "norm/layer.json", "act": "act/layer.json"}
+    norm, act = (load(tmp_path / "b" / part).Layer(8) for part in ("norm", "act"))
+    x = torch.randn(2, 5, 8)
+    assert torch.allclose(norm(x), torch.nn.functional.rms_norm(x, (8,), eps=1e-5), atol=1e-6)
+    assert list(act.state_dict()) == ["s1"]
+    assert torch.allclose(act(x), x * torch.sigmoid(x))
