@@ -69,7 +69,8 @@ bench: $(STAMP) ## Measure: search loop, log and workers, into benchmarks/result
 	done; exit $$status
 
 # Each of these takes minutes; the first two are counts and do not depend on the machine.
-KERNEL_BENCHMARKS := inductor_traffic kernel_traffic "kernel_budget --random 20 60" compile_pool c_backend linear_attention
+KERNEL_BENCHMARKS := inductor_traffic kernel_traffic nested_layers "kernel_budget --random 20 100" compile_pool \
+  kernel_fuzz c_backend linear_attention
 
 bench-kernels: $(STAMP) ## Measure without a GPU: bytes, instructions, compile times, generated C
 	@mkdir -p benchmarks/results

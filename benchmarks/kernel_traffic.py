@@ -69,9 +69,11 @@ def moved(
     *,
     groups: int,
     itemsize: int = 2,
+    vectors: int = 4,
     limits: Limits = LIMITS,
 ) -> tuple[Moved, Moved]:
-    """Forward and backward of a layer with its affine, in training mode. itemsize: bytes an element of x.
+    """Forward and backward of a layer with its affine, in training mode. itemsize: bytes an element of x; vectors: of
+    a parameter.
 
     Raises:
         UsageError: see ``evonas.kernels.lowering.plans``.
@@ -79,7 +81,7 @@ def moved(
     both = plans(LayerSpec(formula, layout), tuple(shape), groups=groups, limits=limits)
     found = []
     for plan in (both.forward, both.backward):
-        count = traffic(plan, itemsize)
+        count = traffic(plan, itemsize, vectors)
         found.append(Moved(count.swept_units, count.unique_units, tensor_sweeps(plan), count.kernels))
     return found[0], found[1]
 

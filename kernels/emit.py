@@ -28,7 +28,8 @@ class Work:
 
     tensors: buffer -> value, of full size. statistics: of lower rank. totals: vector gradients whose sums reach
     beyond a program; they go to the rows of the buffer ``partial``. known: values that earlier kernels left in buffers.
-    channels: axes of the vectors.
+    channels: axes of the vectors. again: whether tensors are made again after each level of reductions, from what was
+    loaded, rather than held in registers while the reductions run.
     """
 
     ir: IR
@@ -38,6 +39,7 @@ class Work:
     totals: Sequence[Total] = ()
     known: Mapping[int, str] = field(default_factory=dict)
     summed: bool = False
+    again: bool = False
 
     @property
     def roots(self) -> list[int]:
@@ -210,7 +212,7 @@ class Kernel:
         if out.tile_axes(channels) and not set(out.tile_axes(self.ir[self.sums[n][1]].varies)) >= set(
             out.tile_axes(channels)
         ):
-            text = f"{text} + {out.zeros(channels)}"
+            text = f"({text} + {out.zeros(channels)})"
         mask = out.mask(channels)
         where = f"{out.at('partial', channels)} + {self.row(n)}"
         place = out.fresh("place")
@@ -297,6 +299,12 @@ class _Apply(Kernel):
                 for n in range(1, max(level.values(), default=0) + 1):
                     used = team.exchange(self, [i for i, at in level.items() if at == n])
                     self.slots = max(self.slots, used)
+            elif self.work.again:
+                level = self.ir.levels(roots, out.known)
+                for n in range(1, max(level.values(), default=0) + 1):
+                    here = [i for i, at in level.items() if at == n]
+                    out.define(here)
+                    out.forget(here[-1])
             out.define(roots)
             self.store_tensors()
             self.store_statistics(False)

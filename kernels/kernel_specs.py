@@ -15,7 +15,7 @@ from typing import Any
 
 from evonas.kernels.lowering import maths_of, plans
 from evonas.kernels.module_text import module_text
-from evonas.kernels.plan import Launch, Plan
+from evonas.kernels.plan import Launch, Plan, launch_options
 from evonas.kernels.programs import LayerSpec
 from evonas.kernels.source_files import write_source
 from evonas.kernels.spec import KernelSpec, parse_target, spec_from_call
@@ -64,7 +64,8 @@ def limits_on(target: str) -> Limits:
     """What kernels for a target are scheduled with."""
     known = parse_target(target)
     warps = 1024 // known.warp_size  # of one program at most
-    return replace(LIMITS, processors=PROCESSORS[known.name], warps=warps)
+    registers = LIMITS.registers if known.backend == "cuda" else 0
+    return replace(LIMITS, processors=PROCESSORS[known.name], warps=warps, registers=registers)
 
 
 def layer_source(spec: LayerSpec, plan: Plan, backward: bool, maths: str) -> str:
@@ -113,7 +114,7 @@ def kernel_specs(plan: Plan, dtype: str, path: str | Path, vectors: str = "fp32"
                 num_warps=launch.warps,
                 num_stages=launch.stages,
                 elements=live_elements(launch),
-                options={"launch_cooperative_grid": True} if launch.cooperative else None,
+                options=launch_options(launch),
             )
         )
     return specs

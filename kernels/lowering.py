@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from evonas.kernels.axes import dim_sizes
-from evonas.kernels.plan import Plan, plan
+from evonas.kernels.plan import Plan, plan, sweeps
 from evonas.kernels.programs import LayerSpec, Passes, build
 from evonas.kernels.tiling import LIMITS, Limits
 
@@ -25,7 +25,7 @@ def _passes(spec: LayerSpec, split_means: bool, generation: int) -> Passes:
 
 @dataclass(frozen=True)
 class Plans:
-    """Both passes of a layer on tensors of one shape. saved, batch: see ``Passes``."""
+    """Both passes of a layer on tensors of one shape. saved: see ``Passes.saved_on``; batch: see ``Passes``."""
 
     forward: Plan
     backward: Plan
@@ -36,8 +36,8 @@ class Plans:
 def plans(spec: LayerSpec, shape: tuple[int, ...], groups: int, limits: Limits = LIMITS) -> Plans:
     """Kernels for both passes on tensors of that shape.
 
-    Weighted partial means save whole reductions while the domain is in registers; where it is swept or split they
-    would cost another sweep, so then both passes are planned without them.
+    Weighted partial means save whole reductions while the domain is in registers. Where it is swept or split they
+    may cost another sweep or save one: then both passes are planned with them and without, and the fewer sweeps count.
 
     Raises:
         UsageError: see ``build``, ``dim_sizes`` and ``plan``.
@@ -47,18 +47,27 @@ def plans(spec: LayerSpec, shape: tuple[int, ...], groups: int, limits: Limits =
 
 @lru_cache(maxsize=4096)
 def _plans(spec: LayerSpec, shape: tuple[int, ...], groups: int, limits: Limits, generation: int) -> Plans:
+    best: tuple[int, Plans] | None = None
     for split_means in (True, False):
         both = passes(spec, split_means)
         sizes = both.forward.axes.sizes(dim_sizes(spec.layout, shape, groups))
+        saved = both.saved_on(sizes)
+        wanted = {n: i for n, i in both.forward.statistics.items() if n in (*saved, *both.batch)}
+        forward = replace(both.forward, statistics=wanted)
+        known = {i: n for i, n in both.known.items() if n in saved}
         made = Plans(
-            plan(both.forward, sizes, backward=False, summed=spec.residual, limits=limits),
-            plan(both.backward, sizes, backward=True, known=both.known, limits=limits),
-            both.saved,
+            plan(forward, sizes, backward=False, summed=spec.residual, limits=limits),
+            plan(both.backward, sizes, backward=True, known=known, limits=limits),
+            saved,
             both.batch,
         )
         if all(p.resident for p in (made.forward, made.backward)):
-            break
-    return made
+            return made
+        count = sweeps(made.forward) + sweeps(made.backward)
+        if best is None or count <= best[0]:
+            best = count, made
+    assert best is not None
+    return best[1]
 
 
 #: Operations that magnify the relative error of a small argument.

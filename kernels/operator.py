@@ -114,7 +114,7 @@ def layer_forward(
         groups: number of groups of channels, a divisor of C.
 
     Returns:
-        y; with a residual the sum too; then what backward needs (``Passes.saved``), then the batch's statistics
+        y; with a residual the sum too; then what backward needs (``Passes.saved_on``), then the batch's statistics
         (``Passes.batch``), float32.
 
     Raises:
@@ -157,7 +157,7 @@ def _(
     y = torch.empty_like(x, memory_format=_FORMATS[spec.memory])
     sizes = both.forward.axes.sizes(dim_sizes(spec.layout, tuple(x.shape), groups))
     made = []
-    for name in (*both.saved, *both.batch):
+    for name in (*both.saved_on(sizes), *both.batch):
         varies = both.forward.ir[both.forward.statistics[name]].varies
         shape = [n for a, n in sizes.items() if a in varies]
         made.append(x.new_empty(shape, dtype=torch.float32))
@@ -240,7 +240,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     ctx.layer, ctx.groups, ctx.residual = layer, groups, spec.residual
     ctx.counts = (len(vectors), len(statistics), len(output))
     first = 2 if spec.residual else 1
-    saved = output[first : first + len(passes(spec, False).saved)]
+    both = passes(spec, False)
+    sizes = both.forward.axes.sizes(dim_sizes(spec.layout, tuple(x.shape), groups))
+    saved = output[first : first + len(both.saved_on(sizes))]
     ctx.mark_non_differentiable(*output[first:])
     ctx.save_for_backward(output[1] if spec.residual else x, *vectors, *statistics, *saved)
 

@@ -15,6 +15,7 @@ from evonas.kernels.axes import CHANNELS
 from evonas.kernels.emit import KernelText, Store, Work, apply_kernel, partial_kernel
 from evonas.kernels.ir import Axes
 from evonas.kernels.merge import merge_kernel
+from evonas.kernels.pressure import tensors_held
 from evonas.kernels.programs import Program, Total
 from evonas.kernels.tiling import (
     LIMITS,
@@ -34,6 +35,15 @@ HEAVY = 18
 WEIGHTS = {"erf": 24}
 #: From here on a program takes half as many rows, so that a thread can have twice the registers.
 HEAVIEST = 34
+#: Elements that are read while a kernel starts.
+LAUNCH = 1 << 21
+#: Elements next to one another in memory from which on a load wastes nothing, in the narrowest dtype.
+CACHE_LINE = 64
+#: Buffers of the size of x, in the dtype of x.
+TENSORS = ("x", "residual", "dy", "dsum", "y", "sum", "dx")
+#: A kernel holds as many registers' worth of tensors as a thread has, and this much more, before it spills: compilers
+#: find a better order of statements than the one they are written in.
+PACKED = 1.2
 #: Strides and positions are 32-bit integers; offsets of whole tensors have 64 bits.
 LARGEST = 2**31
 #: CUDA's limit on the programs of a one-dimensional grid.
@@ -51,7 +61,12 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel and what it is called with. tensors: buffer per pointer argument; numbers: per scalar argument."""
+    """One kernel and what it is called with.
+
+    tensors: buffer per pointer argument; numbers: per scalar argument. registers: that a thread may have, where the
+    compiler must be told: where neighbours in memory are not a program's own domain, it saves registers at the
+    price of a few spills.
+    """
 
     kernel: KernelText
     tensors: tuple[str, ...]
@@ -61,11 +76,18 @@ class Launch:
     warps: int
     tiling: Tiling | None
     stages: int = 1
+    registers: int | None = None
 
     @property
     def cooperative(self) -> bool:
         """Whether all programs have to run at once."""
         return self.tiling is not None and self.tiling.team is not None
+
+
+def launch_options(launch: Launch) -> dict[str, int | bool]:
+    """Options of Triton beside warps and stages."""
+    options: dict[str, int | bool] = {"launch_cooperative_grid": True} if launch.cooperative else {}
+    return options if launch.registers is None else options | {"maxnreg": launch.registers}
 
 
 @dataclass(frozen=True)
@@ -120,7 +142,24 @@ def plan(
             f"an axis, and as many elements below the outermost one",
             hint="use backend='eager'",
         )
-    return _Planner(program, sizes, backward, summed, known or {}, limits).run()
+    made = _Planner(program, sizes, backward, summed, known or {}, limits)
+    first = made.run()
+    if not any(launch.tiling is not None and launch.tiling.swept for launch in first.launches):
+        return first
+    apart = _Planner(program, sizes, backward, summed, known or {}, limits).run(apart=True)
+    tensor = prod(sizes[a] for a in program.axes.names)
+    return min(first, apart, key=lambda made: sweeps(made) * tensor + len(made.launches) * LAUNCH)
+
+
+def sweeps(made: Plan) -> int:
+    """How often kernels go through tensors of the size of x."""
+    return sum(
+        times
+        for launch in made.launches
+        for counts in (launch.kernel.reads, launch.kernel.writes)
+        for pointer, times in counts.items()
+        if dict(zip(launch.kernel.pointers, launch.tensors, strict=True))[pointer] in TENSORS
+    )
 
 
 class _Planner:
@@ -147,11 +186,24 @@ class _Planner:
         self.buffers: dict[str, Buffer] = {}
         self.vectors: dict[str, tuple[str, int]] = {}
 
-    def run(self) -> Plan:
+    def run(self, apart: bool = False) -> Plan:
+        """apart: statistics have kernels of their own until what is left is resident.
+
+        That costs launches, and saves sweeps where moments are taken of moments: those of the lower level are few
+        numbers, and the layer's result may need nothing else.
+        """
         statistics = [Store(name, value) for name, value in self.program.statistics.items()]
         totals: list[Total] = []
         domain = self._domain(self.program.tensors.values())
+        parts = self._lowest(self.program.tensors.values()) if apart else frozenset()
+        whole = self._whole(self.program.tensors.values())
         for total in self.program.totals:
+            if parts and parts <= total.over:
+                # a sum of sums that the result needs as well
+                value = self.ir.mean(self.ir.mean(total.value, parts), total.over)
+                if self.ir[value].varies in (frozenset(), self.channels) and not self._whole([value]) - whole:
+                    statistics.append(Store(total.name, value, total.over))
+                    continue
             if total.over <= domain and total.over:
                 value = self.ir.mean(total.value, total.over)
                 if self.ir[value].varies in (frozenset(), self.channels):
@@ -161,7 +213,8 @@ class _Planner:
         work = Work(self.ir, self.channels, self.program.tensors, statistics, totals, self.known, self.summed)
         while True:
             tiling = self._single(work)
-            if tiling is not None:
+            more = apart and self.ir.reductions(work.roots, self.known)
+            if tiling is not None and not (more and (tiling.swept or self._scattered(tiling))):
                 self._apply(work, tiling)
                 return Plan(tuple(self.launches), self.buffers, self.vectors, self.sizes, self.given)
             self._peel(work)
@@ -171,6 +224,18 @@ class _Planner:
         for i in self.ir.reductions(list(roots), self.known):
             found |= self.ir[i].over
         return found
+
+    def _whole(self, roots: Iterable[int]) -> set[int]:
+        """Reductions of tensors of full rank: those that need a sweep over them."""
+        found = self.ir.reductions(list(roots), self.known)
+        return {i for i in found if len(self.ir[self.ir[i].args[0]].varies) == len(self.axes)}
+
+    def _lowest(self, roots: Iterable[int]) -> Axes:
+        """The narrowest set of axes that a reduction of the lowest level covers; none if there is no reduction."""
+        wanted = list(roots)
+        depth = self.ir.levels(wanted, self.known)
+        sets = [self.ir[i].over for i, level in depth.items() if level == 1]
+        return min(sets, key=lambda s: (prod(self.sizes[a] for a in s), sorted(s)), default=frozenset())
 
     def _single(self, work: Work) -> Tiling | None:
         """A tiling for all that is left, or None if statistics have to be found first."""
@@ -190,22 +255,28 @@ class _Planner:
         )
         if found is not None and (not domain or enough(found)):
             return found
-        sets = [self.ir[i].over for i in self.ir.reductions(roots, self.known)]
+        left = [self.ir[i] for i in self.ir.reductions(roots, self.known)]
         if limits.cooperative:
             found = team_tiling(
                 self.axes,
                 self.sizes,
                 domain,
                 self.channels,
-                sets,
+                [(value.over, value.varies) for value in left],
                 backward=self.backward,
                 totals=totals,
                 limits=limits,
             )
             if found is not None:
                 return found
+        sets = [value.over for value in left]
         found = swept_tiling(self.axes, self.sizes, domain, self.channels, sets, totals=totals, limits=limits)
         return found if found is not None and enough(found) else None
+
+    def _scattered(self, tiling: Tiling) -> bool:
+        """Whether a tile has so few neighbours in memory that much of each cache line is read for nothing."""
+        inner = self.axes[-1]
+        return tiling.block(inner) < min(CACHE_LINE, self.sizes[inner])
 
     def _peel(self, work: Work) -> None:
         """Find the widest reductions of the lowest level by kernels of their own."""
@@ -270,6 +341,7 @@ class _Planner:
         work = replace(work, known=dict(self.known))
         if self.backward and self._full_rank(work) >= HEAVY:
             tiling = replace(tiling, warps=min(self.limits.warps, 2 * tiling.warps))
+        work = replace(work, again=self._too_much(work, tiling))
         name = "backward" if self.backward else "forward"
         kernel = apply_kernel(name, _describe(tiling), work, tiling)
         for store in work.statistics:
@@ -289,6 +361,17 @@ class _Planner:
             self.buffers["exchange"] = Buffer((2, teams, kernel.slots, tiling.members))
             self.buffers["counters"] = Buffer((teams,), zeroed=True, integer=True)
         self._launch(kernel, {"partial": "rows"}, tiling, {"rows": rows, "slots": kernel.slots})
+
+    def _too_much(self, work: Work, tiling: Tiling) -> bool:
+        """Whether a thread has too few registers for all that it would hold while reductions run."""
+        room = self.limits.thread_registers(tiling.warps)
+        if tiling.swept or tiling.team or not room:
+            return False
+        totals = [self.ir.mean(t.value, t.over & set(tiling.resident)) for t in work.totals]
+        kept = [*work.tensors.values(), *(s.value for s in work.statistics), *totals]
+        held = tensors_held(self.ir, kept, work.known, len(self.axes))
+        threads = tiling.warps * self.limits.threads
+        return held * tiling.tile_elements > PACKED * room * threads
 
     def _full_rank(self, work: Work) -> int:
         """Operations on whole tensors that are left: a measure of how many registers a thread needs."""
@@ -312,7 +395,21 @@ class _Planner:
         blocks = {f"BLOCK_{a.upper()}": tiling.block(a) for a in tiling.tile}
         if tiling.team:
             blocks["BLOCK_MEMBERS"] = power_of_two(tiling.members)
-        self.launches.append(Launch(kernel, tensors, numbers, blocks, tiling.programs, tiling.warps, tiling))
+        # as many threads as can be have no choice
+        few = tiling.warps < self.limits.warps and (tiling.swept or self.axes[-1] not in tiling.resident)
+        registers = self.limits.thread_registers(tiling.warps) if few else 0
+        self.launches.append(
+            Launch(
+                kernel,
+                tensors,
+                numbers,
+                blocks,
+                tiling.programs,
+                tiling.warps,
+                tiling,
+                registers=registers or None,
+            )
+        )
 
     def _number(self, name: str, tiling: Tiling, more: Mapping[str, int]) -> int | float:
         if name in more:
@@ -324,6 +421,8 @@ class _Planner:
             return float(prod(self.sizes[a] for a in name.removeprefix("count_")))
         if name == "teams":
             return tiling.programs // tiling.members
+        if name == "zero":
+            return 0
         if name.isupper():
             return self.sizes[name.lower()]
         return int(getattr(tiling, name))

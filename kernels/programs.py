@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import prod
 
 from evonas.kernels.axes import CHANNELS, KernelAxes, merge_axes
 from evonas.kernels.expressions import lower
-from evonas.kernels.ir import IR
+from evonas.kernels.ir import IR, REDUCTIONS
 from evonas.primitives import EPS
 
 from evonas import primitives
@@ -21,6 +22,8 @@ from evonas.graph.graph import PARAMETER_LEAVES, Graph, literal
 from evonas.graph.layout import get_layout
 
 AFFINE = ("weight", "bias")
+#: Elements of a domain up to which the mean inside a variance is not saved.
+FOUND_AGAIN = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +105,21 @@ class Passes:
 
     @property
     def known(self) -> dict[int, str]:
-        """What the backward pass finds in buffers: value -> name."""
+        """What the backward pass may find in buffers: value -> name."""
         return {self.forward.statistics[name]: name for name in self.saved}
+
+    def saved_on(self, sizes: Mapping[str, int]) -> tuple[str, ...]:
+        """Those of ``saved`` that are worth saving for tensors whose axes have these sizes.
+
+        The mean inside a saved variance is found again where the backward pass has the domain in registers anyway.
+        Depends on sizes alone, not on a schedule.
+        """
+        ir = self.forward.ir
+        domain = frozenset[str]().union(*(ir[i].over for i in self.known if ir[i].op in REDUCTIONS))
+        if prod(sizes[a] for a in domain) > FOUND_AGAIN:
+            return self.saved
+        inside = {ir[i].args[1] for i in self.known if ir[i].op == "var"}
+        return tuple(name for name in self.saved if self.forward.statistics[name] not in inside)
 
 
 class _Ops:

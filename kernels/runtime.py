@@ -14,7 +14,7 @@ from types import ModuleType
 import torch
 from evonas.kernels.lowering import maths_of, plans
 from evonas.kernels.module_text import module_text
-from evonas.kernels.plan import Plan
+from evonas.kernels.plan import Plan, launch_options
 from evonas.kernels.programs import LayerSpec
 from evonas.kernels.source_files import write_source
 from evonas.kernels.tiling import LIMITS, Limits
@@ -78,7 +78,7 @@ class Executable:
                 *launch.blocks.values(),
                 num_warps=launch.warps,
                 num_stages=launch.stages,
-                **({"launch_cooperative_grid": True} if launch.cooperative and not interpreted() else {}),
+                **({} if interpreted() else launch_options(launch)),
             )
         return {name: made[name] for name in self.plan.buffers}
 
@@ -105,8 +105,8 @@ def limits_for(device: torch.device) -> Limits:
     if chosen is not None or device.type != "cuda":
         return chosen or LIMITS
     together = os.environ.get("EVONAS_KERNEL_COOPERATIVE") == "1"
-    warps = LIMITS.warps if torch.version.hip is None else LIMITS.warps // 2
-    return replace(LIMITS, processors=_processors(device.index), cooperative=together, warps=warps)
+    known = replace(LIMITS, processors=_processors(device.index), cooperative=together)
+    return known if torch.version.hip is None else replace(known, warps=LIMITS.warps // 2, registers=0)
 
 
 @lru_cache(maxsize=64)

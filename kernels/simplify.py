@@ -187,7 +187,7 @@ def simplify_mean(ir: IR, a: int, over: Axes) -> int:
     if value.op == "mul":
         centred = _squared_deviation(ir, a, over)
         if centred is not None:
-            return ir.raw("var", (centred, ir.mean(centred, over)), over)
+            return _variance(ir, centred, over)
         return _mean_of_product(ir, a, over)
     if value.op == "mean" and not ir.split_means:
         return ir.mean(value.args[0], over | value.over)
@@ -199,9 +199,18 @@ def _squared_deviation(ir: IR, a: int, over: Axes) -> int | None:
     p, q = ir[a].args
     if p == q and ir[p].op == "sub":
         z, centre = ir[p].args
-        if ir[centre].op == "mean" and ir[centre].args == (z,) and ir[centre].over == over:
+        if not ir[centre].varies & over and ir.mean(z, over) == centre:
             return z
     return None
+
+
+def _variance(ir: IR, z: int, over: Axes) -> int:
+    """The variance over axes, to which what does not vary along them adds nothing."""
+    if ir[z].op in ("add", "sub"):
+        for kept, other in (ir[z].args, ir[z].args[::-1]):
+            if not ir[other].varies & over:
+                return _variance(ir, kept, over)
+    return ir.raw("var", (z, ir.mean(z, over)), over)
 
 
 def _mean_of_product(ir: IR, a: int, over: Axes) -> int:

@@ -19,12 +19,16 @@ _CALLS = {
     "tanh": "tanh",
 }  # fmt: skip
 #: Functions that are defined at the top of a generated file when it calls them.
-HELPERS = ("exp", "log", "reciprocal", "divide", "sigmoid", "tanh", "quotient", "meet")
+HELPERS = ("exp", "log", "reciprocal", "divide", "sigmoid", "tanh", "quotient", "meet", "nothing", "afresh")
 # Division as in hardware, but without its subroutine for exotic arguments: it would cost a stack frame.
 _QUOTIENT = """\
 inverse = 1.0 / b
     q = a * inverse
     return tl.where(tl.abs(q) < 1e38, q + tl.fma(-q, b, a) * inverse, q)"""
+# What no compiler can see through: bits of a number that is not known earlier, and none of them left by an argument
+# that is zero, as only the caller knows.
+_NOTHING = "return after.to(tl.int32, bitcast=True) & zero"
+_AFRESH = "return (a.to(tl.int32, bitcast=True) ^ zero).to(tl.float32, bitcast=True)"
 _MEET = """\
 tl.debug_barrier()
     tl.atomic_add(counter, 1, sem="release")
@@ -48,6 +52,8 @@ _PLAIN = {
     "tanh": _TANH.format("2.0 / (1.0 + tl.exp(2.0 * a))"),
     "quotient": _QUOTIENT,
     "meet": _MEET,
+    "nothing": _NOTHING,
+    "afresh": _AFRESH,
 }
 _FAST = {
     "exp": "return tl.exp2(a * 1.4426950408889634)",
@@ -58,6 +64,8 @@ _FAST = {
     "tanh": _TANH.format("libdevice.fast_dividef(2.0, 1.0 + tl.exp2(a * 2.8853900817779268))"),
     "quotient": _QUOTIENT,
     "meet": _MEET,
+    "nothing": _NOTHING,
+    "afresh": _AFRESH,
 }
 _TANH_PTX = (
     "return tl.inline_asm_elementwise(\n"
@@ -67,6 +75,13 @@ _TANH_PTX = (
 #: tanh.approx is off by up to 2^-11 of its value, half a unit in the last place of bfloat16; the sigmoid made of it by
 #: up to 2^-12 in all, which is nothing of a layer's output unless the sigmoid is divided by or its logarithm taken.
 _HALF = _FAST | {"tanh": _TANH_PTX, "sigmoid": "return 0.5 * tanh(0.5 * a) + 0.5"}
+_ARGUMENTS = {
+    "divide": "a, b",
+    "quotient": "a, b",
+    "meet": "counter, target",
+    "nothing": "after, zero",
+    "afresh": "a, zero",
+}
 _WORDS = {
     "exp": "e to the power of a",
     "log": "The natural logarithm.",
@@ -75,6 +90,8 @@ _WORDS = {
     "sigmoid": "1 / (1 + exp(-a))",
     "tanh": "The hyperbolic tangent.",
     "quotient": "a / b, rounded once, for a count b.",
+    "nothing": "Zero, but not before ``after`` is known.",
+    "afresh": "a itself; as the compiler cannot tell, it makes what follows from it again instead of keeping it.",
     "meet": "Wait until the counter has reached the target: then every member has stored its parts.",
 }
 #: HIP has no fast logarithm in libdevice, and no PTX.
@@ -117,7 +134,7 @@ def helper_text(names: set[str], maths: str) -> str:
     parts = []
     for name in ("tanh", *[n for n in HELPERS if n != "tanh"]):
         if name in wanted:
-            args = {"divide": "a, b", "quotient": "a, b", "meet": "counter, target"}.get(name, "a")
+            args = _ARGUMENTS.get(name, "a")
             parts.append(
                 f"@triton.jit\ndef {name}({args}):\n"
                 f'    """{_WORDS[name].rstrip(".")}."""\n    {table[name]}\n'

@@ -20,7 +20,8 @@ class Limits:
     resident tile at most (16 a thread for the 1024 threads of a forward and the 512 of a backward kernel, which has
     two tensors and the adjoints alive). fill: elements that a tile is filled up to with further rows. sweep:
     elements of a swept block. splits: partial results that one merge adds up at most. small: elements of a domain
-    up to which one program is enough for it, however few there are.
+    up to which one program is enough for it, however few there are. registers: of 32 bits that all programs of a
+    processor share; 0 if the compiler takes no limit and has plenty (AMD).
     """
 
     processors: int = 132
@@ -32,6 +33,16 @@ class Limits:
     small: int = 1 << 16
     cooperative: bool = False
     warps: int = 32
+    registers: int = 1 << 16
+
+    def thread_registers(self, warps: int) -> int:
+        """Registers that a thread of a program may have, if the program has a processor to itself; 0 for no limit."""
+        return min(255, self.registers // (self.threads * warps))
+
+    @property
+    def threads(self) -> int:
+        """Threads of a warp: a program has 1024 at most."""
+        return 1024 // self.warps
 
     @property
     def warp_elements(self) -> int:
@@ -164,7 +175,7 @@ def team_tiling(
     sizes: Mapping[str, int],
     domain: Axes,
     channels: Axes,
-    sets: Iterable[Axes],
+    reductions: Iterable[tuple[Axes, Axes]],
     *,
     backward: bool,
     totals: bool,
@@ -172,8 +183,10 @@ def team_tiling(
 ) -> Tiling | None:
     """A tiling in which several programs hold the domain together, or None if that is not possible.
 
-    A reduction over the shared axis has to cover the whole tile; other ones stay within a program. All
-    programs must be able to run at once: one for each processor.
+    reductions: the axes that each covers, and those that its result varies over. What members exchange are single
+    numbers, so the result of a reduction over the shared axis must not vary within the tile (a moment of moments does
+    not, although it covers a part of the tile's axes alone); other reductions stay within a program. All programs must
+    be able to run at once: one for each processor.
     """
     inside = [a for a in axes if a in domain]
     if not inside or (axes[-1] not in domain and sizes[axes[-1]] > 1):
@@ -183,7 +196,7 @@ def team_tiling(
     kept = prod(power_of_two(sizes[a]) for a in rest)
     if totals and team not in channels:
         return None
-    if kept > most or any(team in s and not s >= set(rest) for s in sets):
+    if kept > most or any(team in over and varies & set(rest) for over, varies in reductions):
         return None
     block = min(power_of_two(sizes[team]), most // kept)
     members = -(-sizes[team] // block)

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-from evonas.kernels.plan import Launch, Plan
+from evonas.kernels.plan import TENSORS, Launch, Plan
 
-#: Buffers of the size of x, in the dtype of x.
-TENSORS = ("x", "residual", "dy", "dsum", "y", "sum", "dx")
 ACCUMULATOR = 4  # bytes of a float32, which everything else is held in
 
 
@@ -38,8 +36,8 @@ class Traffic:
         return self.unique / self.tensor
 
 
-def traffic(plan: Plan, itemsize: int) -> Traffic:
-    """Bytes moved by a plan on tensors of ``itemsize`` bytes an element.
+def traffic(plan: Plan, itemsize: int, vectors: int = ACCUMULATOR) -> Traffic:
+    """Bytes moved by a plan on tensors of ``itemsize`` bytes an element and parameters of ``vectors``.
 
     Vectors count once per kernel: they stay in the caches. Rows of vector gradients count as written once, and read
     once by the sum over them.
@@ -49,7 +47,7 @@ def traffic(plan: Plan, itemsize: int) -> Traffic:
     for launch in plan.launches:
         for counts in (launch.kernel.reads, launch.kernel.writes):
             for pointer, times in counts.items():
-                size = _bytes(plan, launch, pointer, elements, itemsize)
+                size = _bytes(plan, launch, pointer, elements, itemsize, vectors)
                 is_tensor = _buffer(launch, pointer) in TENSORS
                 swept += size * (times if is_tensor else 1)
                 unique += size
@@ -64,7 +62,7 @@ def _buffer(launch: Launch, pointer: str) -> str:
     return dict(zip(launch.kernel.pointers, launch.tensors, strict=True))[pointer]
 
 
-def _bytes(plan: Plan, launch: Launch, pointer: str, elements: int, itemsize: int) -> int:
+def _bytes(plan: Plan, launch: Launch, pointer: str, elements: int, itemsize: int, vectors: int) -> int:
     name = _buffer(launch, pointer)
     if name in TENSORS:
         return elements * itemsize
@@ -72,7 +70,7 @@ def _bytes(plan: Plan, launch: Launch, pointer: str, elements: int, itemsize: in
         return plan.given[name] * ACCUMULATOR
     if name in plan.buffers:
         return prod(plan.buffers[name].shape) * ACCUMULATOR
-    return _vector(plan.sizes) * ACCUMULATOR
+    return _vector(plan.sizes) * vectors
 
 
 def _vector(sizes: Mapping[str, int]) -> int:

@@ -57,6 +57,8 @@ class Writer:
         self._masks: list[dict[str, str]] = [{}]
         self._offsets: list[dict[Axes, tuple[str, str]]] = [{}]
         self._taken: set[str] = set(tiling.axes)
+        #: values of which a name stands for what was loaded, however often they were forgotten
+        self._loaded: set[int] = set()
 
     # lines, scopes, names
 
@@ -213,6 +215,26 @@ class Writer:
         for i in sorted(needed):
             self._define(i, uses.get(i, 0))
 
+    def forget(self, after: int) -> None:
+        """Tensors of full rank that were made in this scope are made again where they are wanted from here on.
+
+        Only what was loaded stays in registers, under new names: the old numbers, as the compiler cannot know, and not
+        to be had before the value ``after`` is.
+        """
+        rank, scope = len(self.tiling.axes), self._scopes[-1]
+        tensors = [i for i in scope if len(self.ir[i].varies) == rank]
+        if all(i in self._loaded for i in tensors):
+            return
+        self.helpers |= {"nothing", "afresh"}
+        zero = self.fresh("zero_then")
+        self.line(f"{zero} = nothing({self.get(after)[0]}, {self.number('zero')})")
+        for i in tensors:
+            text, _ = scope.pop(i)
+            if i in self._loaded:
+                name = self.fresh(text.rstrip("0123456789"))
+                self.line(f"{name} = afresh({text}, {zero})")
+                self.name(i, name)
+
     def _define(self, i: int, uses: int) -> None:
         value = self.ir[i]
         if i in self.known or value.op == "leaf":
@@ -261,6 +283,7 @@ class Writer:
         mask = self.mask(value.varies)
         masked = f", mask={mask}, other=0.0" if mask else ""
         name = self.fresh(title)
+        self._loaded.add(i)
         load = f"tl.load({where}{masked}).to(tl.float32)"
         if self.summed and value.op == "leaf" and value.name == "x":
             self.reads["residual"] = self.reads.get("residual", 0) + 1
@@ -327,6 +350,8 @@ class Writer:
     def sum_text(self, text: str, varies: Iterable[str], over: Iterable[str]) -> str:
         """``tl.sum`` of a text that varies over some axes, along others of the tile."""
         axes = self.tile_axes(over)
+        if not axes:
+            return text if text.isidentifier() else f"({text})"
         if set(self.tile_axes(varies)) <= set(axes):
             return f"tl.sum({text})"
         for a in axes:

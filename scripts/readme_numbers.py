@@ -307,6 +307,33 @@ def kernel_sweep(root: Path) -> str | None:
 
 
 @block
+def nested_layers(root: Path) -> str | None:
+    """benchmarks/nested_layers.py: random layers with nested index sets that move the least there is."""
+    report = results(root, "nested_layers")
+    if report is None:
+        return None
+    rows = []
+    for row in report["rows"]:
+        above = "; ".join(f"{one['forward']} / {one['backward']} `{one['formula']}`" for one in row["above"])
+        shape = "x".join(str(n) for n in row["shape"])
+        rows.append([shape, row["schedule"], f"{row['least']} of {row['layers']}", above])
+    return table(["shape", "plans", "move 2 / 3", "the others"], rows)
+
+
+@block
+def kernel_fuzz(root: Path) -> str | None:
+    """benchmarks/kernel_fuzz.py: random layers in the interpreter against float64."""
+    report = results(root, "kernel_fuzz")
+    if report is None:
+        return None
+    row = [str(report[name]) for name in ("graphs", "within_1e-5", "within_eager_float32")]
+    row += [str(len(report["disagree"])), str(len(report["overflow"]))]
+    head = f"Triton {report['versions']['triton']}, torch {report['versions']['torch']}, float32.\n\n"
+    columns = ["random layers", "within 1e-5", "as far off as eager float32", "further off", "beyond float32"]
+    return head + table(columns, [row])
+
+
+@block
 def compile_pool(root: Path) -> str | None:
     """benchmarks/compile_pool.py."""
     report = results(root, "compile_pool")

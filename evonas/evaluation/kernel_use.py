@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -26,6 +26,9 @@ from evonas.layers import AssembledLayer, Layer
 from evonas.layers.module import GraphLayer
 from evonas.proxies import Proxy
 from evonas.proxies.trainer import LayerInput, Trainer
+
+if TYPE_CHECKING:
+    from evonas.evaluation.kernel_ahead import KernelPool
 
 STAGE = "kernel"
 DISAGREES = "disagrees_with_float64"
@@ -187,12 +190,24 @@ class GeneratedC(Eager):
 class Triton(Eager):
     """Triton kernels for full training; everything before it, which most candidates do not survive, stays eager.
 
-    Kernels are compiled for the very tensors that the network's layers get, and checked on those with the fewest
-    and the most channels.
+    Kernels are compiled for the very tensors that the network's layers get, by a pool of compilers where the device is
+    one that it knows, and checked on tensors with the fewest and the most channels.
+
+    Args:
+        pool: what compiles; by default one for the device, or none, so that the first launch compiles.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, pool: KernelPool | None = None) -> None:
         self._device = torch.device(device)
+        self._pool = pool
+
+    def _compilers(self) -> KernelPool | None:
+        from evonas.evaluation.kernel_ahead import KernelPool, target_of
+
+        if self._pool is None:
+            target = target_of(self._device)
+            self._pool = None if target is None else KernelPool(target)
+        return self._pool
 
     def before_training(self, candidate: Candidate, trainer: Trainer) -> None:
         started = time.perf_counter()
@@ -205,6 +220,7 @@ class Triton(Eager):
         report.seconds = time.perf_counter() - started
 
     def _prepare(self, candidate: Candidate, trainer: Trainer, report: StageReport) -> None:
+        from evonas.evaluation.kernel_ahead import training_specs
         from evonas.layers.kernel_layer import KernelLayer
 
         layout, begun = layout_of(trainer.proxy), 0.0
@@ -220,9 +236,18 @@ class Triton(Eager):
             if not mine:  # no place of this network has the layer
                 continue
             make(_channels_of(mine[0].shape))  # a graph that cannot be lowered is refused here
-            spec = _spec_of(layer, layout, candidate.options)
-            evidence["kernels"] += _count(spec, eager, mine, self._device)
+            specs = training_specs(
+                _spec_of(layer, layout, candidate.options),
+                [(one, eager(_channels_of(one.shape)).groups) for one in mine],
+                self._device,
+                over_batch=layer.uses_batch,
+            )
+            evidence["kernels"] += len(specs)
             begun = time.perf_counter()
+            pool = self._compilers()
+            if pool is not None:
+                for name, count in pool.compile(specs).items():
+                    evidence[name] = evidence.get(name, 0) + count
             for one in mine:
                 self._compile(make, one)
             evidence["compile_s"] += time.perf_counter() - begun
@@ -337,26 +362,6 @@ def _spec_of(layer: Layer, layout: str, options: Mapping[str, Any]) -> LayerSpec
 
 def _memory(given: LayerInput) -> torch.memory_format:
     return torch.channels_last if given.channels_last else torch.contiguous_format
-
-
-def _count(
-    spec: LayerSpec, eager: Callable[[int], GraphLayer], given: list[LayerInput], device: torch.device
-) -> int:
-    """Different kernels that those tensors need: by source and by the constants that they are compiled with."""
-    from evonas.kernels.runtime import executable, limits_for, maths_for
-
-    found, over = set(), spec.graph.uses_batch
-    for one in given:
-        groups = eager(_channels_of(one.shape)).groups
-        memory = "channels_last" if one.channels_last else "contiguous"
-        here = replace(spec, memory=memory, training=one.training or not over)
-        for backward in (False, True) if one.training else (False,):
-            run = executable(
-                here, one.shape, groups, backward, maths_for(here, torch.float32, device), limits_for(device)
-            )
-            for launch in run.plan.launches:
-                found.add((run.text, launch.kernel.name, tuple(launch.blocks.items()), launch.warps))
-    return len(found)
 
 
 __all__ = ["DISAGREES", "STAGE", "Eager", "GeneratedC", "Triton", "layout_of", "make_kernels"]

@@ -7,6 +7,7 @@ step, so their rates are reported apart from the paper's quality and stability r
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from evonas.graph.slots import group_name
 from evonas.rng import derive_seed
 from evonas.search_spaces import AnySpace
 
+#: For each of many graphs whether it certainly passes the stack.
+Ahead = Callable[[Sequence[Graph]], Sequence[bool]]
 #: Names of the stages that this module runs, in order.
 STAGES = ("structural", "duplicate", "probe", "causal")
 
@@ -66,10 +69,19 @@ class Screen:
     names its group of slots.
 
     ``judge`` decides and remembers nothing; ``remember`` enters a judged genotype under its candidate id.
+
+    Args:
+        ahead: tells for many graphs at once which of them certainly pass ``stack_probe``, see
+            ``evonas.evaluation.stack_batch``. It saves time and decides nothing: verdicts are the same without it.
     """
 
-    def __init__(self, space: AnySpace, options: ScreeningOptions | None = None) -> None:
+    def __init__(
+        self, space: AnySpace, options: ScreeningOptions | None = None, ahead: Ahead | None = None
+    ) -> None:
         self.space = space
+        self.ahead = ahead
+        self._looked: set[bytes] = set()
+        self._cleared: set[Graph] = set()
         self.options = options or ScreeningOptions()
         self._probe = make_probe(space.layout.name)
         self._digests: dict[bytes, int] = {}
@@ -126,11 +138,12 @@ class Screen:
     def _judged(self, graph: Graph, seen: Observation, stack: bool) -> tuple[str | None, dict[str, Any]]:
         """What the numeric probe says of a graph, with the stack of layers or without."""
         options = self.options if stack else replace(self.options, stack=0)
+        cleared = graph in self._cleared
         if len(self.space.groups) == 1:
-            return numeric_probe(graph, seen, self.space.layout, options)
+            return numeric_probe(graph, seen, self.space.layout, options, cleared=cleared)
         known = self._probed.get((graph, stack))
         if known is None:
-            known = numeric_probe(graph, seen, self.space.layout, options)
+            known = numeric_probe(graph, seen, self.space.layout, options, cleared=cleared)
             self._keep(self._probed, (graph, stack), known)
         return known
 
@@ -139,6 +152,28 @@ class Screen:
         if len(table) >= _KEPT:
             table.clear()
         table[key] = value
+
+    def look_ahead(self, genotypes: Iterable[bytes]) -> None:
+        """Ask ``ahead`` about genotypes that may be judged soon, in one go. Those that will not be cost time alone."""
+        if self.ahead is None:
+            return
+        found: dict[Graph, None] = {}
+        for genotype in genotypes:
+            digest = self.space.digest(genotype)
+            if digest is None or digest in self._digests or digest in self._looked:
+                continue
+            self._looked.add(digest)
+            if self.space.reject(genotype) is None:
+                parts = _parts(self.space.graph(genotype))
+                found |= dict.fromkeys(g for slots, g in parts.items() if default_affine(slots) or not slots)
+        if found:
+            clear = self.ahead(list(found))
+            self._cleared.update(graph for graph, sure in zip(found, clear, strict=True) if sure)
+
+    def looked_at(self, genotype: bytes) -> bool:
+        """Whether ``look_ahead`` has nothing to add about a genotype."""
+        digest = self.space.digest(genotype)
+        return self.ahead is None or digest is None or digest in self._digests or digest in self._looked
 
     def remember(self, genotype: bytes, verdict: Verdict, candidate: int) -> None:
         """Later candidates that equal this one are its duplicates. Structural rejects are not remembered."""
@@ -164,12 +199,18 @@ def _parts(candidate: Graph | Assembly) -> dict[tuple[str, ...], Graph]:
 
 
 def numeric_probe(
-    graph: Graph, seen: Observation, layout: Layout, options: ScreeningOptions | None = None
+    graph: Graph,
+    seen: Observation,
+    layout: Layout,
+    options: ScreeningOptions | None = None,
+    *,
+    cleared: bool = False,
 ) -> tuple[str | None, dict[str, Any]]:
     """Why a graph fails on random numbers, or None; with the numbers behind it.
 
     In order: a NaN or Inf in the output or a gradient; an output that does not change with x; one that does
-    not vary over space; a signal that explodes or collapses in a stack of random 1x1 convolutions.
+    not vary over space; a signal that explodes or collapses in a stack of random 1x1 convolutions. cleared: that the
+    stack passes is known.
     """
     options = options or ScreeningOptions()
     if seen.fingerprint.structure or not (np.isfinite(seen.y).all() and np.isfinite(seen.dx).all()):
@@ -181,13 +222,13 @@ def numeric_probe(
     spread = float((seen.y - seen.y.mean(axis=space, keepdims=True)).std())
     if spread <= 1e-9:
         return "constant over space", {"spread": spread}
-    if options.stack:
+    if options.stack and not cleared:
         return stack_probe(graph, layout, options)
     return None, {}
 
 
 @lru_cache(maxsize=8)
-def _stack(layout_name: str, depth: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def probe_stack(layout_name: str, depth: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Input and output adjoint (8 samples, 8 channels in 2 groups, 16 positions), ``depth`` He-normal mixings."""
     layout = get_layout(layout_name)
     rng = np.random.Generator(np.random.PCG64(derive_seed("stack", layout_name, depth)))
@@ -219,7 +260,7 @@ def stack_probe(graph: Graph, layout: Layout, options: ScreeningOptions) -> tupl
 def _propagate(
     graph: Graph, layout: Layout, options: ScreeningOptions, gain: float
 ) -> tuple[str | None, dict[str, Any]]:
-    x, g, mixings = _stack(layout.name, options.stack)
+    x, g, mixings = probe_stack(layout.name, options.stack)
     ops = ArrayOps(primitives.numpy_namespace, layout)
     channels_last = tuple(p for p in range(x.ndim) if p not in layout.channel_dims)
     tape = []

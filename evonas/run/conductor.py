@@ -33,6 +33,8 @@ from evonas.search_spaces import AnySpace
 DECISIONS = frozenset({"run_started", "proposed", "rerank_planned", "rerank_finished", "run_finished"})
 
 
+#: Candidates that are looked at in one launch on a GPU.
+LOOK_AHEAD = 64
 #: Modelled latencies that a resume compares with today's model.
 _SAMPLE = 16
 
@@ -74,6 +76,14 @@ class Arm:
         if self.proposed < len(self._seeds):
             return Proposal(self._seeds[self.proposed], "seed")
         return self.strategy.ask(candidate)
+
+    def look_ahead(self, candidate: int, genotype: bytes) -> None:
+        """Before a candidate is judged that the screen has not looked at: look at those that come next as well.
+
+        They are what the strategy would propose if nobody survived until then. Asking it changes nothing.
+        """
+        if not self.screen.looked_at(genotype):
+            self.screen.look_ahead(self.ask(candidate + n).genotype for n in range(LOOK_AHEAD))
 
     def objectives(self, candidate: int) -> tuple[float, ...] | None:
         """What the strategy is told of a scored candidate; None of another."""
@@ -200,6 +210,7 @@ class Conductor:
     def _proposal(self, arm: Arm) -> Event:
         candidate = self.next_candidate
         proposal = arm.ask(candidate)
+        arm.look_ahead(candidate, proposal.genotype)
         verdict = arm.screen.judge(proposal.genotype)
         self._judged = (candidate, verdict)
         base = Event(

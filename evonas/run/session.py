@@ -377,6 +377,16 @@ def replay(
         yield conductor, event
 
 
+def _look_ahead(conductor: Conductor, settings: Settings, space: AnySpace) -> None:
+    """On a GPU, let the arms screen many candidates in one launch; decisions stay as they are."""
+    if not settings.evaluation.device.startswith("cuda"):
+        return
+    from evonas.evaluation.stack_batch import make_ahead
+
+    for arm in conductor.arms.values():
+        arm.screen.ahead = make_ahead(space.layout, arm.screen.options, settings.evaluation.device)
+
+
 def execute(
     directory: RunDirectory,
     settings: Settings,
@@ -416,6 +426,7 @@ def execute(
                 f"{directory.path.name} is finished: {conductor.budget} candidates per arm",
                 hint=f"evonas resume {directory.path} --candidates {2 * conductor.budget}",
             )
+        _look_ahead(conductor, recorded, space)
         if allow_change:
             settings = replace(
                 settings, plugins=tuple(describe_plugins([p["path"] for p in settings.plugins]))

@@ -17,6 +17,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 RUNNER = str(Path(__file__).with_name("document_runner.py"))
 #: Options that make an example take a second or two.
 TINY = {
+    "own_objective": " --steps 2",
     "search_from_python": " --candidates 1 --steps 2",
     "train_a_layer": " --steps 2",
     "train_exported_layer": " --steps 2",

@@ -8,11 +8,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 from evonas.kernels import runtime
 
 from evonas.evaluation.funnel import Candidate, ProxyEvaluator
+from evonas.evaluation.kernel_ahead import KernelPool
+from evonas.evaluation.kernel_use import Triton
 from evonas.evaluation.protocol import Task
 from evonas.graph import Graph
 from evonas.layers import ZOO, Layer
@@ -51,12 +55,28 @@ def main() -> None:
         "crop": 8, "eval_crop": 8, "depth": [1] * 7, "quality_threshold": 0.0,
     }  # fmt: skip
     report = {}
+    folder = tempfile.TemporaryDirectory()
+    pool = KernelPool("sm_90", workers=2, cache=Path(folder.name))
+    if sys.argv[1] == "right":  # a candidate that is rejected before its kernels are wanted
+        strict = small(
+            ProxyEvaluator(
+                proxies=["mobilenet"],
+                changes=changes | {"quality_threshold": 1.1},
+                hurdle=False,
+                kernels="on",
+            )
+        )
+        strict.kernels = Triton("cpu", pool)
+        [rejected] = strict.evaluate([Task(0, ZOO["evonorm_s0"].formula, seed=1)])
+        report["rejected"] = rejected.to_dict() | {"pool": pool.describe()}
     for layer in ("evonorm_b0",) if sys.argv[1] == "wrong" else ("evonorm_b0", "evonorm_s0"):
         found = {}
         for mode in ("on", "off"):
             evaluator = small(
                 ProxyEvaluator(proxies=["mobilenet"], changes=changes, hurdle=False, kernels=mode)
             )
+            if mode == "on" and layer == "evonorm_s0":
+                evaluator.kernels = Triton("cpu", pool)
             [outcome] = evaluator.evaluate([Task(0, ZOO[layer].formula, seed=1)])
             found[mode] = outcome.to_dict()
         report[layer] = found
@@ -74,6 +94,9 @@ def main() -> None:
             "kernels": sum(isinstance(m, KernelLayer) for m in trainer.network.modules()),
             "sites": len(trainer.built.sites),
         }
+    report["pool"] = pool.describe()
+    pool.close()
+    folder.cleanup()
     json.dump(report, sys.stdout)
 
 

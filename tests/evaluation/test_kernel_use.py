@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from evonas.kernels import c_operator, c_runtime
+from evonas.kernels.offline import CompileFailed
+from evonas.kernels.programs import LayerSpec
 from torch import Tensor
 
 from evonas.errors import EnvironmentUnusable, UsageError
 from evonas.evaluation.funnel import ProxyEvaluator
+from evonas.evaluation.kernel_ahead import KernelPool, target_of, training_specs
 from evonas.evaluation.kernel_choice import PAYS_FROM, choose
 from evonas.evaluation.protocol import Outcome, Task, dump_outcomes, load_outcomes
 from evonas.layers import ZOO, Layer
@@ -25,7 +30,7 @@ from evonas.layers.c_layer import CGraphLayer
 from evonas.layers.kernel_layer import KernelLayer
 from evonas.layers.module import GraphLayer
 from evonas.proxies import Trainer
-from evonas.proxies.trainer import configured_process
+from evonas.proxies.trainer import LayerInput, configured_process
 from evonas.run.funnel_table import FunnelTable
 from evonas.run.log import read_events
 from evonas.run.session import create_run, evaluator_spec, execute
@@ -222,7 +227,7 @@ def interpreted() -> dict[str, dict[str, Any]]:
             env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=400,
         )
         assert done.returncode == 0, done.stderr[-3000:]
         found[planted] = json.loads(done.stdout)
@@ -251,6 +256,42 @@ def test_the_swapped_layers_are_the_optimisers(interpreted: dict[str, dict[str, 
     shared = interpreted["right"]["shared"]
     assert shared["same"]
     assert shared["kernels"] == shared["sites"] > 5
+
+
+def test_a_pool_compiles_for_those_that_are_trained_and_for_no_other(
+    interpreted: dict[str, dict[str, Any]],
+) -> None:
+    right = interpreted["right"]
+    assert (right["rejected"]["status"], right["rejected"]["stage"]) == ("rejected", "quality")
+    assert right["rejected"]["pool"] == {}
+    evidence = right["evonorm_s0"]["on"]["reports"][2]["evidence"]
+    assert evidence["backend"] == "triton"
+    assert evidence["compiled"] == evidence["kernels"] == right["pool"]["compiled"] > 1
+    assert evidence["compile_cpu_s"] > 0
+    assert right["pool"]["failed"] == 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+def test_kernels_of_a_training_are_compiled_once_and_found_in_the_cache(tmp_path: Path) -> None:
+    given = [(LayerInput((4, 8, 4, 4), False, True), 4), (LayerInput((4, 8, 4, 4), False, False), 4)]
+    here = torch.device("cpu")
+    specs = training_specs(LayerSpec("x / std[w,h,c/g](x)"), given, here, over_batch=False)
+    assert len(specs) == 2  # validation has the forward kernel of training
+    over = training_specs(LayerSpec("x / std[b,w,h](x)"), given, here, over_batch=True)
+    assert len(over) == 3
+    for wanted in ({"compiled": 2, "cached": 0}, {"compiled": 0, "cached": 2}):
+        pool = KernelPool("sm_90", workers=1, cache=tmp_path)
+        assert wanted.items() <= pool.compile(specs).items()
+        pool.close()
+    broken = [replace(specs[0], function="absent")]
+    pool = KernelPool("sm_90", workers=1, cache=tmp_path)
+    with pytest.raises(CompileFailed, match="absent"):
+        pool.compile(broken)
+    pool.close()
+
+
+def test_a_device_that_kernels_are_not_compiled_for_ahead_has_no_pool() -> None:
+    assert target_of(torch.device("cpu")) is None
 
 
 def test_a_wrong_triton_kernel_rejects_its_candidate(interpreted: dict[str, dict[str, Any]]) -> None:

@@ -37,3 +37,25 @@ def test_executed_instructions(name: str, tmp_path: Path) -> None:
         assert cost.mufu <= 2, f"{name} {one.which}: {cost}"
         assert cost.spill_bytes <= spill, f"{name} {one.which}: {cost}"
         assert cost.wide_loads
+
+
+#: Random layers whose backward kernels hold more tensors at once than 1024 threads have registers for.
+HEAVY = (
+    "exp(tanh(x)) * std[w,h,c/g](x) / (x - v0)",
+    "max(std[w,h,c/g](sigmoid(mean[w,h](v1 / x / 0) * (v1 / x))), v1 / x / 0)",
+)
+#: Kernels with sweeps, of which the assembler spilled a few bytes to save registers.
+SWEPT = ("tanh((rms[w,h,c](x) + rms[w,h](v0)) / exp(x))",)
+
+
+@pytest.mark.parametrize("formula", [*HEAVY, *SWEPT])
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+def test_heavy_layers_do_not_spill(formula: str, target: str, tmp_path: Path) -> None:
+    _, backward = layer_specs(LayerSpec(formula), IMAGES[1], 32, target=target, folder=tmp_path)
+    text = Path(backward.specs[-1].path).read_text(encoding="utf-8")
+    assert ("afresh(" in text) == (formula in HEAVY)
+    assert ("maxnreg" in dict(backward.specs[-1].options)) == (formula in SWEPT)
+    reports = [
+        compile_spec(spec, target, cache_dir=tmp_path / "cache", sass=False) for spec in backward.specs
+    ]
+    assert [report.spill_bytes for report in reports] == [0] * len(reports)

@@ -32,6 +32,7 @@ from triton.runtime.driver import driver
 from evonas.kernels.kernel_specs import DTYPES, layer_specs, layer_source, limits_on, maths_on
 from evonas.kernels.lowering import plans
 from evonas.kernels.offline import compile_here
+from evonas.kernels.plan import launch_options
 from evonas.kernels.pool import use_cache
 from evonas.kernels.programs import LayerSpec
 from evonas.kernels.runtime import Executable
@@ -72,7 +73,7 @@ for spec, shape, groups in layers:
             launched = function.run(
                 *tensors, *launch.numbers.values(), *launch.blocks.values(),
                 grid=(launch.programs,), warmup=True, num_warps=launch.warps, num_stages=launch.stages,
-                **({"launch_cooperative_grid": True} if launch.cooperative else {}),
+                **launch_options(launch),
             )
             found.append([spec.formula, one.which, launch.kernel.name, report.hash == launched.hash])
 print(json.dumps(found))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from evonas.kernels.axes import dim_sizes, merge_axes
-from evonas.kernels.lowering import plans
+from evonas.kernels.lowering import passes, plans
 from evonas.kernels.module_text import module_text
 from evonas.kernels.plan import Plan
 from evonas.kernels.programs import LayerSpec
@@ -44,6 +44,35 @@ def test_schedules() -> None:
     assert both.forward.launches[0].cooperative
 
 
+def test_what_registers_cannot_hold_is_made_again() -> None:
+    def text(formula: str, registers: int) -> str:
+        both = plans(LayerSpec(formula), (128, 256, 32, 32), 32, replace(LIMITS, registers=registers))
+        return module_text("", both.backward.launches, "fast")
+
+    light, heavy = GROUP, "exp(tanh(x)) * std[w,h,c/g](x) / (x - v0)"
+    assert "afresh(" not in text(light, 1 << 16)
+    assert "afresh(" in text(heavy, 1 << 16)
+    assert "afresh(" not in text(heavy, 0)  # AMD
+    assert "afresh(" in text(light, 1 << 15)
+
+
+def test_statistics_of_statistics_are_found_apart() -> None:
+    formula = "exp(std[w,h,c](rms[w,h](x)))"
+    both = plans(LayerSpec(formula), (128, 256, 32, 32), 32)
+    assert names(both.backward) == [*["statistics", "merge"] * 3, "backward"]
+    readers = [launch for launch in both.backward.launches if "dy" in launch.kernel.reads]
+    assert [launch.kernel.name for launch in readers] == ["statistics"]
+    # a launch costs more than a sweep over a small tensor
+    small = plans(LayerSpec(formula), (128, 16, 32, 32), 16, replace(LIMITS, resident_backward=1024))
+    assert len(small.backward.launches) <= 3
+
+
+def test_the_variance_of_a_sum_with_an_invariant_is_a_variance() -> None:
+    for formula in ("std[b,w,h](v1 + sigmoid(x))", "std[b,w,h](v1 - x)", "std[w,h](mean[w,h](x) + x)"):
+        program = passes(LayerSpec(formula), False).forward
+        assert [program.ir[i].op for i in program.ir.reductions(program.roots)] == ["mean", "var"], formula
+
+
 def test_one_source_serves_all_widths_of_a_class() -> None:
     def text(*shape: int) -> str:
         both = plans(LayerSpec(GROUP), shape, shape[1] // 8)
@@ -70,11 +99,19 @@ def test_axes_merge_where_nothing_tells_them_apart() -> None:
 
 
 def test_what_is_saved_does_not_depend_on_the_schedule() -> None:
+    narrow = replace(LIMITS, resident_forward=32, resident_backward=32, fill=32, small=0)
     for name, entry in ZOO.items():
-        saved = {
-            plans(LayerSpec(entry.formula), shape, 4).saved for shape in ((2, 8, 4, 4), (256, 64, 64, 64))
-        }
-        assert len(saved) == 1, name
+        for shape in ((2, 8, 4, 4), (64, 16, 8, 8)):
+            saved = {plans(LayerSpec(entry.formula), shape, 4, limits).saved for limits in (LIMITS, narrow)}
+            assert len(saved) == 1, name
+
+
+def test_the_mean_of_a_short_row_is_found_again() -> None:
+    short, long = (plans(LayerSpec(LN, "btc"), (8, 64, c), 1) for c in (1024, 16384))
+    assert (len(short.saved), len(long.saved)) == (1, 2)
+    assert short.backward.resident
+    # one number of the row beside x, y, weight and bias
+    assert short.forward.launches[0].kernel.writes == {"y": 1, short.saved[0]: 1}
 
 
 @pytest.mark.parametrize(

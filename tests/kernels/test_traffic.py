@@ -7,7 +7,6 @@ vectors, saved statistics and partial sums of vector gradients. Neither torch no
 from __future__ import annotations
 
 import json
-from collections import Counter
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -16,12 +15,9 @@ from types import ModuleType
 import pytest
 from evonas.kernels.axes import dim_sizes
 
-from evonas import search_spaces
-from evonas.graph.analysis import depends_on_x
-from evonas.graph.graph import Graph, literal
+from evonas.graph.graph import Graph
 from evonas.graph.layout import NCHW
 from evonas.layers.zoo import ZOO
-from evonas.rng import Draws
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 IMAGES, GROUPS = (128, 256, 32, 32), 32
@@ -101,10 +97,6 @@ def test_the_size_of_an_element_counts(counting: ModuleType) -> None:
 
 # -- against Inductor ----------------------------------------------------------------------------------
 
-#: What a spelling other than the graph may save forward: torch's layer norm keeps one float32 number per row for the
-#: backward pass where ours keeps two, and its vectors are in bfloat16. For the graph itself nothing is allowed.
-SPELLINGS_ALLOWED = 0.0025
-
 
 @pytest.mark.parametrize("cooperative", [False, True])
 def test_no_layer_moves_more_than_inductor_moves_for_it(counting: ModuleType, cooperative: bool) -> None:
@@ -113,12 +105,15 @@ def test_no_layer_moves_more_than_inductor_moves_for_it(counting: ModuleType, co
     limits = counting.COOPERATIVE if cooperative else counting.LIMITS
     above = []
     for row in rows:
+        # torch's own layers take parameters in the dtype of x on a GPU, the others have them in float32
+        vectors = 2 if row["spelling"] == "native" else 4
         ours = counting.moved(
-            row["formula"], row["layout"], row["shape"], groups=row["groups"], limits=limits
+            row["formula"], row["layout"], row["shape"], groups=row["groups"], vectors=vectors, limits=limits
         )
-        allowed = 1e-9 if row["spelling"] == "graph" else SPELLINGS_ALLOWED
+        # and its RMS norm has no bias
+        bias = vectors * row["shape"][-1] / row["x_bytes"] if row["formula"] == TOKENS[1] else 0.0
         for which, mine, theirs in zip(counting.PASSES, ours, counting.inductor_units(row), strict=True):
-            if mine.unique > theirs + allowed:
+            if mine.unique - (bias if row["spelling"] == "native" else 0.0) > theirs + 1e-9:
                 above.append(
                     f"{row['name']} {row['spelling']} {which}: {mine.unique:.4f}, Inductor {theirs:.4f}"
                 )
@@ -147,60 +142,17 @@ def test_the_committed_file_says_what_the_plans_say(counting: ModuleType) -> Non
 # -- random layers -------------------------------------------------------------------------------------
 
 
-def _nested(graph: Graph) -> bool:
-    sets = [NCHW.covered(index) for index in graph.index_sets]
-    return all(a <= b or b <= a for a in sets for b in sets)
-
-
 @lru_cache(maxsize=1)
 def nested_layers() -> tuple[Graph, ...]:
-    """The first 100 different layers of the space whose index sets lie within one another, 25 of them with several."""
-    space = search_spaces.get("norm_act")
-    wanted = {"one": 75, "several": 25}
-    found: dict[bytes, Graph] = {}
-    seed = 0
-    while any(wanted.values()):
-        genotype = space.random(Draws("nested_layers", seed))
-        digest, seed = space.digest(genotype), seed + 1
-        if digest is None or digest in found:
-            continue
-        graph = space.graph(genotype)
-        if not graph.index_sets or not _nested(graph) or not depends_on_x(graph, space.layout):
-            continue
-        kind = "one" if len({NCHW.covered(index) for index in graph.index_sets}) == 1 else "several"
-        if wanted[kind]:
-            wanted[kind] -= 1
-            found[digest] = graph
-    return tuple(found.values())
+    from nested_layers import nested_layers as draw  # of benchmarks/, which `counting` puts on the path
+
+    return draw()
 
 
 def domain_elements(graph: Graph) -> int:
     """Elements of the widest index set."""
     sizes = dim_sizes("nchw", IMAGES, GROUPS)
     return max(prod(sizes[d] for d in NCHW.covered(index)) for index in graph.index_sets)
-
-
-def reason(graph: Graph) -> str | None:
-    """Why no kernel may be able to hold the domain of a layer, as far as it is known.
-
-    Programs that share a domain split its outermost axis; a mean over that axis alone, of numbers that are means over
-    the others already, has no tile to be summed over. A moment of parameters alone leaves the plan with reductions over
-    ``dy`` for their gradients, beside a layer that needs none.
-    """
-    everything = frozenset(NCHW.dims)
-    varies: list[frozenset[str]] = []
-    for leaf in graph.leaves:
-        known = frozenset[str]() if literal(leaf) is not None else frozenset({"g", "k"})
-        varies.append(everything if leaf == "x" else known)
-    for _, node in graph.operations():
-        here = frozenset[str]().union(*(varies[a] for a in node.args))
-        if node.index is not None:
-            covered = NCHW.covered(node.index)
-            if not covered <= here:
-                return "moment of parameters" if here <= {"g", "k"} else "moment of moments"
-            here -= covered
-        varies.append(here)
-    return None
 
 
 def test_small_domains_are_held_in_registers(counting: ModuleType) -> None:
@@ -213,18 +165,23 @@ def test_small_domains_are_held_in_registers(counting: ModuleType) -> None:
 
 
 def test_large_domains_are_held_by_programs_together(counting: ModuleType) -> None:
+    """Moments of moments among them: all nested layers there are."""
     large = [graph for graph in nested_layers() if domain_elements(graph) > FITS]
     assert len(large) >= 40
-    above: Counter[str | None] = Counter()
     for graph in large:
         forward, backward = counting.moved(
             str(graph), "nchw", IMAGES, groups=GROUPS, limits=counting.COOPERATIVE
         )
-        if forward.tensors > 2 or backward.tensors > 3:
-            above[reason(graph)] += 1
-    assert above[None] == 0, "a plain layer is not held"
-    # about one in four of these draws is a moment of moments, which is most of what "several" sets can be
-    assert sum(above.values()) <= len(large) // 4, above
+        assert forward.tensors <= 2, str(graph)
+        assert backward.tensors <= 3, str(graph)
+
+
+def test_statistics_apart_save_sweeps_where_no_programs_wait(counting: ModuleType) -> None:
+    """What needs x beside a statistic over a large domain has to read x again; most other layers need not."""
+    large = [graph for graph in nested_layers() if domain_elements(graph) > FITS]
+    moved = {g: counting.moved(str(g), "nchw", IMAGES, groups=GROUPS) for g in large}
+    again = [g for g, (f, b) in moved.items() if f.tensors > 2 or b.tensors > 3]
+    assert len(again) <= 8, [str(g) for g in again]
 
 
 def test_every_nested_layer_is_one_sweep_per_level_at_most(counting: ModuleType) -> None:

@@ -48,12 +48,13 @@ def to_tokens(formula: str) -> str:
 
 
 def limits(r: random.Random) -> Limits:
-    """Limits so small that sweeps, splits, loops and merges happen on small tensors, or the real ones."""
+    """Limits so small that sweeps, splits, loops and merges happen on small tensors, and tensors are made again that
+    few registers cannot hold; or the real ones."""
     if r.random() < 0.6:
         return LIMITS
     return Limits(
         r.choice([1, 2, 20]), r.choice([8, 32, 128]), r.choice([8, 32, 128]), r.choice([8, 32, 64]),
-        r.choice([16, 64]), r.choice([2, 4, 8]), r.choice([0, 64]),
+        r.choice([16, 64]), r.choice([2, 4, 8]), r.choice([0, 64]), registers=r.choice([1 << 16, 32]),
     )  # fmt: skip
 
 
@@ -99,6 +100,15 @@ def test_the_zoo(name: str, seed: int) -> None:
     one = case(str(Graph.parse(ZOO[name].formula)), seed)
     check = run(one)
     assert not check.failures, describe(one, check)
+
+
+def test_a_gradient_that_varies_less_than_the_channels_that_are_swept() -> None:
+    """One sum for all channels of a group, added to each of their rows in memory, times the positions."""
+    narrow = Limits(1, 32, 8, 64, 64, 2, 64)
+    spec = LayerSpec("x + mean[w,h,c/g](v0)")
+    one = {"spec": spec, "shape": (3, 8, 1, 7), "groups": 4, "seed": 1, "limits": narrow}
+    check = run(one)
+    assert check.strict, describe(one, check)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

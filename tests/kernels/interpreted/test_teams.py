@@ -84,6 +84,29 @@ def test_a_team_finds_what_one_program_finds(name: str, together: Callable[[], i
     assert check.strict, check
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("formula", "shape", "groups"),
+    [
+        ("x / rms[w,h,c](std[w,h,c/g](x))", (2, 6, 3, 4), 3),
+        ("exp(std[w,h,c](rms[w,h](x)))", (2, 6, 3, 6), 3),
+        ("x * rms[b,w,h](mean[w,h](x))", (5, 2, 3, 7), 1),
+    ],
+)
+def test_a_team_finds_moments_of_moments(
+    formula: str, shape: tuple[int, ...], groups: int, together: Callable[[], int]
+) -> None:
+    """A reduction over the axis that members share, of numbers that do not vary over the rest of the tile."""
+    spec = LayerSpec(formula)
+    made = plans(spec, shape, groups, LIMITS)
+    tilings = [launch.tiling for launch in (*made.forward.launches, *made.backward.launches)]
+    assert all(t is not None and t.team is not None and t.members > 1 for t in tilings)
+    with runtime.scheduled_with(LIMITS):
+        check = verify(spec, shape, groups)
+    assert together() == 2
+    assert check.strict, check
+
+
 def test_traffic_with_and_without_teams() -> None:
     shape = (128, 256, 32, 32)
     allowed = replace(Limits(), cooperative=True)
