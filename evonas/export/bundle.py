@@ -33,6 +33,10 @@ SCHEMA = "evonas.layer/1"
 LICENCE = "Apache-2.0"
 #: Largest difference between the exported module and that of evonas in float32, relative to 1 + the largest value.
 CLOSE = 1e-6
+#: Every file that a bundle may have. The kernels go first: without them a layer that is cut off here still computes
+#: what it says.
+FILES = ("kernel.py", "layer.py", "test_layer.py", "expected.json", "card.md", "formula.tex", "graph.svg", "LICENSE",
+         *FORMATS.values(), "layer.json")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,9 @@ def export(
     if name:
         origin.layer = replace(origin.layer, name=name)
     try:
-        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.absolute().parent))
+        beside = folder if folder.exists() else folder.absolute().parent
+        beside.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=beside))
     except OSError as error:
         raise unusable(f"exporting to {folder}", error) from error
     checks: dict[str, str] = {}
@@ -254,14 +259,38 @@ def _check_free(folder: Path, force: bool) -> None:
 
 
 def _move(part: Path, folder: Path) -> None:
-    if not folder.exists() or not any(folder.iterdir()):
-        if folder.exists():
-            folder.rmdir()
+    """Give the new files their names. Where a folder is there, it stays, and of the bundle in it nothing is left: a
+    kernel of another layer would be run by the new one."""
+    if not folder.exists():
         os.rename(part, folder)
         return
-    names = {path.relative_to(part).as_posix() for path in part.rglob("*") if path.is_file()}
-    for name in sorted(names):
+    new = sorted(path.relative_to(part) for path in part.rglob("*") if path.is_file())
+    _clear(folder)
+    last = Path("layer.json")  # until then that of the old bundle stays: what is cut off here can be repeated
+    for name in [*(n for n in new if n != last), last]:
         (folder / name).parent.mkdir(exist_ok=True)
         os.replace(part / name, folder / name)
-    for name in {"kernel.py", *FORMATS.values()} - names:  # of the bundle that was there before
-        (folder / name).unlink(missing_ok=True)
+
+
+def _clear(folder: Path) -> None:
+    """Delete the files of a bundle, and of its parts with their folders, but the layer.json that names them. What
+    else is there stays."""
+    parts = [folder / name for name in _old_parts(folder)]
+    for name in FILES:
+        for one in (folder, *parts):
+            if one != folder or name != "layer.json":
+                (one / name).unlink(missing_ok=True)
+    for one in parts:
+        if not any(one.iterdir()):
+            one.rmdir()
+
+
+def _old_parts(folder: Path) -> list[str]:
+    """The folders that the layer.json of an assembly lists, as far as they are plain folders beside it."""
+    try:
+        content = json.loads((folder / "layer.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    parts = content.get("parts") if isinstance(content, dict) else None
+    names = [str(name) for name in parts] if isinstance(parts, dict) else []
+    return [n for n in names if Path(n).name == n and (folder / n).is_dir() and not (folder / n).is_symlink()]

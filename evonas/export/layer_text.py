@@ -23,7 +23,8 @@ class Source:
     """layer.py and what else has to be known of it.
 
     name: of the class in the layout of the layer; forms: class -> layout it takes. The first one holds the
-    computation. program: the statements. kernel_layout: what kernel.py is generated for.
+    computation. program: the statements. kernel_layout: what kernel.py is generated for. identity: what kernel.py has
+    to say that it is for.
     """
 
     text: str
@@ -32,6 +33,7 @@ class Source:
     program: Program
     form: Form
     kernel_layout: str
+    identity: str
 
 
 def class_name(name: str) -> str:
@@ -79,10 +81,12 @@ def layer_source(
         else:
             other = f"{main}2d"
         classes = {first: "btc", other: "nchw"}
+    kernel_layout = "nchw" if form.name == "nchw" else "btc"
+    identity = f"{digest} {kernel_layout}"
     text = _Text(graph, form, made, classes, first, main, eps, groups, affine).write(
-        about, licence, digest, version
+        about, licence, digest, version, identity
     )
-    return Source(text, main, classes, made, form, "nchw" if form.name == "nchw" else "btc")
+    return Source(text, main, classes, made, form, kernel_layout, identity)
 
 
 class _Text:
@@ -94,7 +98,7 @@ class _Text:
         self.classes, self.first, self.main = classes, first, main
         self.eps, self.groups, self.affine = eps, groups, affine
 
-    def write(self, about: str, licence: str, digest: str, version: str) -> str:
+    def write(self, about: str, licence: str, digest: str, version: str, identity: str) -> str:
         formula = str(self.graph)
         shown = "\n".join(textwrap.wrap(formula, 96, break_long_words=False, break_on_hyphens=False))
         head = f'''"""A normalization-activation layer, in PyTorch alone.
@@ -113,6 +117,7 @@ from __future__ import annotations
 
 import importlib.util
 {math_import}import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +127,8 @@ from torch import Tensor, nn
 __all__ = [{", ".join(f'"{n}"' for n in sorted([*self.classes, "Layer", "norm_act"]))}]
 
 _HALF = (torch.float16, torch.bfloat16)
+#: Digest and layout of the formula. kernel.py has the same, or is of another layer.
+_IDENTITY = "{identity}"
 """
         functions = "\n\n".join(text.strip("\n") + "\n" for text in self.made.functions.values())
         blocks = [imports, functions, _LOAD_KERNEL, self._class(), self._second(), self._factory()]
@@ -308,6 +315,9 @@ def _load_kernel() -> Any:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    if getattr(module, "IDENTITY", None) != _IDENTITY:
+        warnings.warn(f"{path} is of another layer and is not used: delete it, or export again", stacklevel=2)
+        return None
     return module
 
 

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -141,6 +143,58 @@ def test_force_replaces_a_bundle_and_nothing_else(tmp_path: Path) -> None:
         evonas.export("relu", out=tmp_path / "other", force=True)
     (tmp_path / "empty").mkdir()
     assert isinstance(evonas.export("relu", out=tmp_path / "empty"), Bundle)
+
+
+def test_force_leaves_nothing_of_another_kind_of_bundle(tmp_path: Path) -> None:
+    folder, assembly = tmp_path / "b", "norm: x / rms[c](x); act: x * sigmoid(s1 * x)"
+
+    def files() -> set[str]:
+        return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+    first = evonas.export(assembly, out=folder)
+    assert "norm/kernel.py" in first.files
+    (folder / "act" / "notes.txt").write_text("mine")
+    made = evonas.export("mean[w,h](v1) * x", out=folder, force=True)
+    assert files() == {*made.files, "act/notes.txt"}
+    assert not (folder / "norm").exists()
+    made = evonas.export(assembly, out=folder, force=True)
+    assert files() == {*made.files, "act/notes.txt"}
+    made = evonas.export("norm: x - x / rms[c](x); ffn: x * sigmoid(x)", out=folder, force=True)
+    assert files() == {*made.files, "act/notes.txt"}
+    assert load(folder / "norm").Layer(8)(torch.randn(2, 5, 8)).shape == (2, 5, 8)
+
+
+def test_force_stays_in_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "layer.py").write_text("mine")
+    folder = tmp_path / "b"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path / "other")
+    (folder / "layer.json").write_text('{"parts": {"../other": "", "link": "", "..": "", "gone": ""}}')
+    evonas.export("relu", out=folder, force=True)
+    assert (tmp_path / "other" / "layer.py").read_text() == "mine"
+
+
+def test_kernels_of_another_layer_are_not_used(best: Path, tmp_path: Path) -> None:
+    other = evonas.export("evonorm_s0", out=tmp_path / "other").path
+    for name, kernel in (("same", best), ("mixed", other)):
+        (tmp_path / name).mkdir()
+        shutil.copy(best / "layer.py", tmp_path / name)
+        shutil.copy(kernel / "kernel.py", tmp_path / name)
+    code = (
+        "import sys, warnings; from pathlib import Path\n"
+        "from export_support import load\n"
+        "assert load(Path(sys.argv[1]) / 'same')._kernel is not None\n"
+        "with warnings.catch_warnings(record=True) as seen:\n"
+        "    warnings.simplefilter('always')\n"
+        "    assert load(Path(sys.argv[1]) / 'mixed')._kernel is None\n"
+        "assert 'kernel.py is of another layer' in str(seen[-1].message)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parent,
+        env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_layer_without_kernels_says_so(tmp_path: Path) -> None:
