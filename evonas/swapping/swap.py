@@ -96,6 +96,7 @@ def swap(
         tuple(_entry(step, chosen) for step in steps if step.reason),
         dry_run,
         changes,
+        None if dry_run else model,
     )
 
 
