@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import keyword
 import re
 import textwrap
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ _SHAPES = {
     "btc": "(batch, tokens, channels)",
     "last": "(..., channels): any shape whose last axis are the channels",
 }
+#: Names that layer.py imports.
+_TAKEN = ("Any", "Path", "Tensor")
 _SIZES = {"channels": "num_features", "groups": "self.groups", "1": "1"}
 
 
@@ -37,11 +41,13 @@ class Source:
 
 
 def class_name(name: str) -> str:
-    """A class name from a layer's: evonorm_s0 -> EvonormS0, run/13809 -> Layer13809."""
+    """A class name from a layer's: evonorm_s0 -> EvonormS0, run/13809 -> Layer13809, none -> LayerNone."""
     last = name.rstrip("/").rsplit("/", 1)[-1]
     words = [w for w in re.split(r"[^A-Za-z0-9]+", last) if w]
     made = "".join(w[:1].upper() + w[1:] for w in words)
     if not made or not made[0].isalpha():
+        made = "Layer" + made
+    if keyword.iskeyword(made) or hasattr(builtins, made) or made in _TAKEN:
         made = "Layer" + made
     return "NormAct" if made == "Layer" else made
 
@@ -152,7 +158,13 @@ _IDENTITY = "{identity}"
         lines += ['    """', ""]
         lines += textwrap.indent(self._constructor(), "    ").splitlines()
         lines += ["", "    def forward(self, x: Tensor) -> Tensor:"]
-        lines += textwrap.indent(self._forward(), "        ").splitlines()
+        if len(self.classes) == 1:
+            lines += textwrap.indent(f"{self._forward()}\n{_DROP}", "        ").splitlines()
+        else:
+            lines += textwrap.indent(f"y = self._layer(x)\n{_DROP}", "        ").splitlines()
+            lines += ["", "    def _layer(self, x: Tensor) -> Tensor:"]
+            lines += ['        """The layer without what drop_layer made."""']
+            lines += textwrap.indent(f"{self._forward()}\nreturn y", "        ").splitlines()
         lines += [
             "",
             "    def _formula(self, x: Tensor) -> Tensor:",
@@ -270,8 +282,7 @@ else:
     # autocast must not send single steps to half precision
     with torch.autocast(device_type=x.device.type, enabled=False):
         wide = x.float() if x.dtype in _HALF else x
-        y = self._affine(self._formula(wide) if self.apply_act else wide).to(x.dtype)
-return y if self.drop is None else self.drop(y)"""
+        y = self._affine(self._formula(wide) if self.apply_act else wide).to(x.dtype)"""
 
     def _second(self) -> str:
         if len(self.classes) == 1:
@@ -285,7 +296,8 @@ class {other}({self.first}):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4:
             raise ValueError(f"input of shape {{tuple(x.shape)}}, need (batch, channels, height, width)")
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        y = self._layer(x.movedim(1, -1)).movedim(-1, 1)
+        {_DROP}
 
 
 Layer = {self.main}'''
@@ -302,6 +314,8 @@ def norm_act(num_features: int, *args: Any, **kwargs: Any) -> {made}:
     """
     return {made}(num_features, *args, **kwargs)'''
 
+
+_DROP = "return y if self.drop is None else self.drop(y)"
 
 _LOAD_KERNEL = '''
 
