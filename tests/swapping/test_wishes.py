@@ -382,6 +382,16 @@ def test_wrong_use() -> None:
         evonas.swap(net(), "evonorm_s0", example=torch.zeros(1, 5, 8, 8))
 
 
+@pytest.mark.parametrize("layer", ["evonorm_s0", "power_norm", "power_norm+silu"])
+@pytest.mark.parametrize("option", [{"group": 2}, {"device": "cpu"}])
+def test_an_unknown_option(layer: str, option: dict[str, Any]) -> None:
+    model = net()
+    with pytest.raises(UsageError, match="option") as raised:
+        evonas.swap(model, layer, dry_run=True, **option)
+    assert "groups" in f"{raised.value} {raised.value.hint}" or layer != "evonorm_s0"
+    assert isinstance(model[1], nn.BatchNorm2d)
+
+
 def test_no_place() -> None:
     bare = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
     with pytest.raises(
