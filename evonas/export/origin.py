@@ -88,7 +88,8 @@ def find_origin(
     if candidate is not None or is_run(target) or os.fspath(target) == "latest":
         return _of_run(Run(target, runs), candidate)
     try:
-        return _of_layer(resolve_candidate(target), os.fspath(target))
+        spec = target if isinstance(target, str) else Path(target)
+        return _of_layer(resolve_candidate(spec), os.fspath(target))
     except UsageError as error:
         try:
             run = Run(target, runs)  # the beginning of a run's name

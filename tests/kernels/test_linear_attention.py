@@ -57,7 +57,7 @@ def by_hand(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_autocast_changes_nothing(dtype: torch.dtype) -> None:
     q, k, v = drawn(40, 16, 16, dtype)
-    decay = decay_rates(4)
+    decay = decay_rates(4, 0, 2)
 
     def everything() -> list[Tensor]:
         made = [lightning_attention(q, k, v, decay, form=form, block=16) for form in EAGER]
