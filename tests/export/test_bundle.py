@@ -278,29 +278,24 @@ def test_pytest_runs_the_tests_of_all_parts(tmp_path: Path) -> None:
 
 
 def test_the_card_of_a_run_of_language_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its scores are shares of saved bits: 0.75 is 2 bits per byte. One finalist was not trained on."""
+    """Its scores are shares of saved bits: 0.75 is 2 bits per byte. One finalist was not trained."""
     run = Run(GOLDEN)
-    candidate = dict(run.candidate("best"))
-    candidate["score_transformer"] = 0.7
-    rows = [r | {"per_proxy": {"transformer": [0.75, 0.0125], "resnet": [0.5, 0.1]}} for r in run.ranking()]
-    rows[-1] |= {
-        "n": 0,
-        "mean": None,
-        "std": None,
-        "per_proxy": {"transformer": [None, None], "resnet": [None, None]},
-    }
-    monkeypatch.setattr(Run, "proxies", ("transformer", "resnet"))
+    candidate = run.candidate("best") | {"score_resnet": 0.7}
+    rows = [r | {"per_proxy": {"resnet": [0.75, 0.0125]}} for r in run.ranking()]
+    rows[-1] |= {"n": 0, "mean": None, "std": None, "per_proxy": {"resnet": [None, None]}, "versus": None}
+    monkeypatch.setattr("evonas.proxies.registry.kind", lambda name: "text" if name == "resnet" else "image")
     monkeypatch.setattr(Run, "candidate", lambda self, _: candidate)
     monkeypatch.setattr(Run, "ranking", lambda self: rows)
     text = (evonas.export(GOLDEN, out=tmp_path / "b").path / "card.md").read_text()
     head, _, body = text.removeprefix("---").partition("\n---\n")
     assert "type: text-generation" in head
     assert "- type: bits_per_byte\n      value: 2.0000\n" in head
-    assert "name: held-out bits per byte on transformer, standard deviation 0.100" in head
-    assert "- type: accuracy\n      value: 0.5000\n" in head
-    assert "validation scores: transformer bits/byte 2.400, resnet" in body
-    assert "| 2.000 ± 0.100 | 0.500 ± 0.100 |" in body
-    assert "| - | - | - | 0 |" in body
+    assert "name: held-out bits per byte on resnet, standard deviation 0.100" in head
+    assert "accuracy" not in head
+    assert "validation scores: mobilenet 0." in body
+    assert ", resnet bits/byte 2.400; mean 0." in body
+    assert "| 2.000 ± 0.100 |" in body
+    assert "| - | - | 0 |" in body
     assert "Bits per byte: lower is better." in body
     candidate["candidate"] = rows[-1]["candidate"]  # itself the one without a training
     text = (evonas.export(GOLDEN, out=tmp_path / "c").path / "card.md").read_text()
@@ -321,7 +316,7 @@ def test_the_card_of_a_part_has_the_scores_of_the_assembly(
 
 def test_a_name_alone_makes_no_layer_of_the_zoo(tmp_path: Path) -> None:
     other = (evonas.export("x * tanh(x)", out=tmp_path / "a", name="silu").path / "card.md").read_text()
-    assert "published" not in other
+    assert "is published" not in other
     assert "Not by a search that is recorded here." in other
     same = (evonas.export("silu", out=tmp_path / "b", name="swish").path / "card.md").read_text()
     assert f"The layer itself is published: {ZOO['silu'].source}." in same
