@@ -8,6 +8,7 @@ The public names, loaded when first used (importing evonas does not import torch
 - ``open_run(path)`` is a run that exists.
 - ``export(layer_or_run, candidate, out)`` writes a layer as a folder that needs torch alone.
 - ``primitive(...)`` plugs in an operation of your own.
+- ``compare(layer, layer, ...)`` trains layers alike, with paired seeds, and returns a ``Comparison``.
 - ``swap(model, layer)`` puts a layer in place of the norms and activations of a model and returns a ``SwapReport``.
 """
 
@@ -17,6 +18,8 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from evonas.comparing.api import compare
+    from evonas.comparing.comparison import Comparison
     from evonas.export.bundle import export
     from evonas.layers.layer import Layer
     from evonas.primitives import primitive
@@ -31,10 +34,12 @@ except metadata.PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "Comparison",
     "Layer",
     "Run",
     "SwapReport",
     "__version__",
+    "compare",
     "export",
     "layer",
     "open_run",
@@ -44,9 +49,11 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Comparison": "evonas.comparing.comparison",
     "Layer": "evonas.layers.layer",
     "Run": "evonas.run.run",
     "SwapReport": "evonas.swapping.report",
+    "compare": "evonas.comparing.api",
     "primitive": "evonas.primitives",
     "search": "evonas.run.api",
     "swap": "evonas.swapping.swap",

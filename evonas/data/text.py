@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evonas.errors import DataError
+from evonas.errors import DataError, UsageError
 
 #: of the documents that a source does not hold out itself, every tenth is held out.
 HELDOUT = 10
+#: tokens of a block, the unit in which shares of a training part are taken.
+BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,10 +71,11 @@ class TextData:
 
 def split_text(name: str, raw: RawText, validation: float | None, seed: int) -> TextData:
     """The three parts of ``raw``. Every tenth document is held out, whatever the seed, unless the source has held
-    some out; of the others, one in 1 / ``validation`` (None: the source's own) is for validation, beginning with
-    one that ``seed`` chooses. So every part reaches from the first document to the last.
+    some out; of the others, one in 1 / ``validation`` (None: the source's own), rounded to a whole number, is for
+    validation, beginning with one that ``seed`` chooses. So every part reaches from the first document to the last.
 
-    Raises DataError for a text without bytes, or with too few documents for three parts.
+    Raises DataError for a text without bytes, or with too few documents for three parts, UsageError for a share of
+    validation above one half.
     """
     documents: Sequence[bytes] = [d for d in raw.documents if d]
     if not documents:
@@ -83,7 +86,9 @@ def split_text(name: str, raw: RawText, validation: float | None, seed: int) -> 
         heldout = documents[first::HELDOUT]
         documents = [d for i, d in enumerate(documents) if i % HELDOUT != first]
     fraction = raw.validation if validation is None else validation
-    stride = max(2, round(1 / fraction))
+    if fraction > 0.5:
+        raise UsageError(f"validation is {fraction:g}, needed for a text is a fraction up to 0.5")
+    stride = round(1 / fraction)
     start = (stride // 2 + seed) % min(stride, max(1, len(documents)))
     scored = documents[start::stride]
     kept = [d for i, d in enumerate(documents) if i % stride != start]

@@ -12,15 +12,13 @@ import torch
 from torch import Tensor
 
 from evonas.data.batches import shared
-from evonas.data.text import TextSplit, TextView
+from evonas.data.text import BLOCK, TextSplit, TextView
 from evonas.data.vocabulary import Vocabulary
 from evonas.errors import UsageError
 from evonas.rng import derive_seed
 
 _TOKENS: OrderedDict[tuple[int, int, str], tuple[TextSplit, Vocabulary, Tensor]] = OrderedDict()
 _KEPT = 16
-#: tokens of a block, where a training is given a share of them.
-BLOCK = 4096
 
 
 def tokens(split: TextSplit, vocabulary: Vocabulary, device: torch.device) -> Tensor:

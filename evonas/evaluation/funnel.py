@@ -27,6 +27,7 @@ from evonas.evaluation.sweep import Sweep
 from evonas.evolution.matter import can_still_matter
 from evonas.layers import AssembledLayer, Layer, candidate_from
 from evonas.proxies import Proxy, data_of
+from evonas.proxies.building import asked_slots
 from evonas.proxies.screens import quality_test, stability_test
 from evonas.proxies.trainer import Trainer, configured_process
 
@@ -336,7 +337,8 @@ class ProxyEvaluator:
         started = time.perf_counter()
         layer = candidate_from(task.formula, "candidate", layout_of(self.proxies[0]))
         candidate = Candidate(task, layer, self.layer_options)
-        for stage in self.modes[task.mode]:
+        self._fits(candidate)
+        for stage in [] if candidate.rejected else self.modes[task.mode]:
             stage.run(candidate)
             if candidate.rejected:
                 break
@@ -344,6 +346,14 @@ class ProxyEvaluator:
             self._time(layer, candidate.outcome)
         candidate.outcome.seconds = time.perf_counter() - started
         return candidate.outcome
+
+    def _fits(self, candidate: Candidate) -> None:
+        """Turn an assembly away that gives no layer to a network with one kind of place."""
+        if any(None in asked_slots(proxy) for proxy in self.proxies):
+            try:
+                candidate.layer.layer(None)
+            except UsageError as error:
+                candidate.reject("structural", error.message)
 
     def _time(self, candidate: Layer | AssembledLayer, outcome: Outcome) -> None:
         """The candidate's own latency at the reference shapes, by its kernels; a layer without any runs eagerly. Of an

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,6 +25,7 @@ from evonas.kernels.verify import SLACK, Check
 from evonas.layers import AssembledLayer, Layer
 from evonas.layers.module import GraphLayer
 from evonas.proxies import Proxy
+from evonas.proxies.building import asked_slots
 from evonas.proxies.trainer import LayerInput, Trainer
 
 if TYPE_CHECKING:
@@ -85,12 +86,16 @@ class GeneratedC(Eager):
         self._broken: str | None = None
         self._tried = False
         self._candidate: Candidate | None = None
-        self._layouts: tuple[str, ...] = ()
+        #: the networks that are trained on C, by what their layers are given
+        self._layouts: dict[str, list[Proxy]] = {}
         self._report = StageReport(STAGE, True, 0.0)
 
     def begin(self, candidate: Candidate, proxies: list[Proxy]) -> None:
         self._candidate = None
-        self._layouts = tuple({layout_of(p): None for p in proxies if self._pays(candidate, p)})
+        self._layouts = {}
+        for proxy in proxies:
+            if self._pays(candidate, proxy):
+                self._layouts.setdefault(layout_of(proxy), []).append(proxy)
         if not self._layouts:
             return
         started = time.perf_counter()
@@ -147,10 +152,10 @@ class GeneratedC(Eager):
         try:
             if broken is not None:
                 raise EnvironmentUnusable(broken)
-            for layer in _of_graphs(candidate):
-                if not (training or layer.uses_batch):
-                    continue
-                for layout in self._layouts:
+            for layout, proxies in self._layouts.items():
+                for layer in _of_graphs(candidate, proxies):
+                    if not (training or layer.uses_batch):
+                        continue
                     check, shape = self._add_one(layer, layout, candidate.options, training)
                     if not _judge(candidate, self._report, check, shape):
                         break
@@ -226,7 +231,7 @@ class Triton(Eager):
         layout, begun = layout_of(trainer.proxy), 0.0
         evidence = report.evidence | {"kernels": 0, "compile_s": 0.0}
         given = trainer.layer_inputs()
-        for layer in _of_graphs(candidate):
+        for layer in _of_graphs(candidate, [trainer.proxy]):
             eager = partial(_eager, layer, layout, candidate.options)
 
             def make(channels: int, eager: Callable[[int], GraphLayer] = eager) -> GraphLayer:
@@ -343,13 +348,17 @@ def _in_c(
     return CGraphLayer(layer.graph, channels, layout=layout, strict=strict, **options)
 
 
-def _of_graphs(candidate: Candidate) -> list[Layer]:
-    """The candidate's layers that kernels are made of: those without state.
+def _of_graphs(candidate: Candidate, proxies: Iterable[Proxy]) -> list[Layer]:
+    """The layers that these networks get from the candidate and that kernels are made of, each once: those without
+    state. A network that names no slots has one layer in all of its places.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there are none, or the candidate has no layer for one kind of place.
     """
-    found = [layer for layer in candidate.layer.layers if not layer.stateful]
+    slots = {slot: None for proxy in proxies for slot in asked_slots(proxy)}
+    asked = [candidate.layer.layer(slot) for slot in slots]
+    layers = {(one.graph, one.affine): one for one in asked if one is not None}.values()
+    found = [layer for layer in layers if not layer.stateful]
     if not found:
         raise UsageError("a layer with state has a class of its own and no generated kernels")
     return found

@@ -100,7 +100,7 @@ class Screen:
         reason = self.space.reject(genotype)
         if reason is not None:
             return Verdict("structural", reason, digest)
-        if not (self.options.fingerprint or self.options.probe):
+        if not (self.options.fingerprint or self.options.probe or self.space.causal):
             return Verdict(None, None, digest)
         parts = _parts(self.space.graph(genotype))
         seen = [self._observe(graph) for graph in parts.values()]

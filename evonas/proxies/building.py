@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from math import sqrt
 from typing import Any
 
@@ -93,6 +94,25 @@ def sizes_of(proxy: Proxy) -> tuple[int, int]:
     if isinstance(proxy.data, SearchView):
         return proxy.data.shape[0], len(proxy.data.classes)
     return proxy.spec.vocabulary, proxy.spec.vocabulary
+
+
+def asked_slots(proxy: Proxy) -> tuple[str | None, ...]:
+    """The slots that the network of ``proxy`` asks layers for, each once, None where it names none. The network is
+    built without memory for it."""
+    return _asked(proxy.network, proxy.spec, sizes_of(proxy))
+
+
+@lru_cache(maxsize=64)
+def _asked(network: Callable[..., nn.Module], spec: Any, sizes: tuple[int, int]) -> tuple[str | None, ...]:
+    found: dict[str | None, None] = {}
+
+    def ask(channels: int, slot: str | None = None) -> nn.Module:
+        found[slot] = None
+        return nn.Identity()
+
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        network(spec, ask, *sizes)
+    return tuple(found)
 
 
 def call_slots(make_layer: MakeLayer) -> Callable[[int, str | None], Any]:

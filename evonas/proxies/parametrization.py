@@ -89,7 +89,8 @@ def parametrize(
 
     A module with a readout weight gets its multiplier as the attribute ``multiplier`` where it has one, else as a hook
     on its input. A module with the attributes ``logit_scale`` and ``head_dim`` (attention) gets the scale that makes
-    logits fall as 1 / head_dim and agree with its own at the base width.
+    logits fall as 1 / head_dim and agree with its own at the base width; one with ``query_scale`` (softmax-free
+    attention) the scale that does so to squared distances.
 
     Returns:
         Parameter groups of torch for ``make_optimiser``, with "weight_decay" and "lr_scale".
@@ -110,8 +111,12 @@ def parametrize(
         raise UsageError(f"the base width is {base_width} and the width {width}, needed are numbers above 0")
     base = meta(lambda: network(base_width))
     wide = meta(lambda: network(_WIDE * max(base_width, width)))
-    sites = frozenset(id(p) for site in built.sites for p in site.parameters())
-    found = growths(built.network, base, wide, vectors=sites, overrides=roles)
+    vectors = {id(p) for site in built.sites for p in site.parameters()}
+    # what is no weight of a linear map, such as the angles of positions
+    vectors |= {
+        id(p) for m in built.network.modules() if getattr(m, "undecayed", False) for p in m.parameters()
+    }
+    found = growths(built.network, base, wide, vectors=frozenset(vectors), overrides=roles)
     _rescale(built.network, found, initial, zero_readout)
     _attention(built.network, base)
     scales: dict[int, float] = {}
@@ -163,6 +168,10 @@ def _attention(network: nn.Module, base: nn.Module) -> None:
         if isinstance(getattr(module, "logit_scale", None), float) and hasattr(module, "head_dim"):
             before = modules[name]
             setattr(module, "logit_scale", before.logit_scale * before.head_dim / module.head_dim)  # noqa: B010
+        elif isinstance(getattr(module, "query_scale", None), float) and hasattr(module, "head_dim"):
+            before = modules[name]  # squared distances of queries take the place of logits
+            factor = math.sqrt(before.head_dim / module.head_dim)
+            setattr(module, "query_scale", before.query_scale * factor)  # noqa: B010
 
 
 def _groups(

@@ -149,13 +149,17 @@ class LanguageModel:
         assert isinstance(proxy.spec, LanguageSpec)
         self._data, self._spec = proxy.data, proxy.spec
         self.vocabulary = vocabulary(self._spec.tokenizer, self._spec.vocabulary, self._data.train)
-        self.hurdle = self._spec.hurdle
         self._lengths: Tensor | None = None
 
     @property
     def guess(self) -> float:
         """Entropy of the training tokens' frequencies, in nats per token."""
         return unigram_entropy(self._data.train, self.vocabulary)
+
+    @property
+    def hurdle(self) -> float:
+        """Share of ``guess``; in nats it is below the loss of the uniform guess, whatever the spec says."""
+        return min(self._spec.hurdle, 0.985 * math.log(self.vocabulary.size) / self.guess)
 
     def batches(self, *, seed: int, share: float, device: torch.device) -> Windows:
         spec = self._spec

@@ -125,8 +125,7 @@ def _entry(name: str) -> _Entry:
 
         specs = {scale: table[name] for scale, table in SCALES.items()}
         kind = "text" if name in LANGUAGE else "image"
-        layout = "btc" if name in VISION else LAYOUTS[kind]
-        _ENTRIES[name] = _Entry(getattr(networks, name), specs, None, kind, layout)
+        _ENTRIES[name] = _Entry(getattr(networks, name), specs, None, kind, layout(name))
     if name not in _ENTRIES:
         network = load_entry_point(ENTRY_POINTS, name)
         if name not in _ENTRIES and network is not None:
@@ -141,6 +140,14 @@ def kind(name: str) -> str:
     if name in BUILTIN:
         return "text" if name in LANGUAGE else "image"
     return _entry(name).kind
+
+
+def layout(name: str) -> str:
+    """ "nchw" or "btc", of the tensors that the layers of a proxy are given. Raises UsageError for an unknown proxy.
+    Imports no torch for the built-in ones."""
+    if name in BUILTIN:
+        return "btc" if name in VISION else LAYOUTS[kind(name)]
+    return _entry(name).layout
 
 
 def data_name(name: str) -> str | None:

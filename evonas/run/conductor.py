@@ -22,6 +22,7 @@ from evonas.graph.slots import SLOTS
 from evonas.layers import AssembledLayer, Layer, resolve_candidate
 from evonas.rng import Draws, derive_seed
 from evonas.run.finalists import Finalist, choose_finalists, rank_finalists
+from evonas.run.finals import FinalTrainings, judged
 from evonas.run.objectives import LatencyObjective, vector
 from evonas.run.schema import Event, pack
 from evonas.run.settings import Settings
@@ -145,6 +146,7 @@ class Conductor:
         self._unswept: list[Finalist] = []
         self.sweeps: dict[int, FinalistSweep] = {}
         self._judged: tuple[int, Verdict] | None = None
+        self._finals = FinalTrainings.of(settings)
         self.ranking: list[dict[str, Any]] | None = None
         self.outcomes: dict[str, int] = {}
 
@@ -258,7 +260,7 @@ class Conductor:
         assert self.finalists is not None
         ranking = rank_finalists(
             self.finalists, self.replicates, self.proxies,
-            self.sweeps if self.settings.rerank.lr_factors else None, self._shares(),
+            self.sweeps if self.settings.rerank.lr_factors else None, self._finals.shares,
         )  # fmt: skip
         return Event("rerank_finished", arm="rerank", detail=pack({"ranking": ranking}))
 
@@ -282,11 +284,7 @@ class Conductor:
                 return base._replace(kind="attempt_lost", outcome="lost", reason=outcome.reason)
             times = f"lost {outcome.attempt} times, last: {outcome.reason}"
             return base._replace(outcome="failed", stage="evaluation", reason=times)
-        scores = tuple(outcome.scores.get(p) for p in self.proxies)
-        status: str = outcome.status
-        reason: str | None = outcome.reason
-        if status == "scored" and not all(s is not None and math.isfinite(s) for s in scores):
-            status, reason = "failed", f"the evaluator gave scores {scores}, needed is a finite one per proxy"
+        status, reason, scores = judged(outcome, self.proxies)
         told: dict[str, Any] = {"reports": [asdict(r) for r in outcome.reports], "peak_rss": outcome.peak_rss}
         if self.latency.measured and status == "scored" and flight.arm != "rerank":
             time = outcome.latency_us
@@ -364,7 +362,7 @@ class Conductor:
         self.next_candidate = candidate + 1
         if event.arm == "baseline":
             self.baseline_ids[candidate] = str(event.details()["name"])
-            self._fly(event, "funnel", None)
+            self._fly(event, self._task(event, None))
         elif event.arm == "rerank":
             self._on_training(event, candidate)
         else:
@@ -372,27 +370,14 @@ class Conductor:
 
     def _on_training(self, event: Event, candidate: int) -> None:
         """A sweep, whose seed is none of the replicates', or a replicate."""
-        rerank, seed = self.settings.rerank, self.settings.search.seed
         if event.origin == ORIGIN:
             self._unswept.pop(0)
-            more: dict[str, Any] = {"lr_factors": rerank.lr_factors}
-            self._fly(
-                event, "sweep", None, seed=derive_seed("sweep", seed), budget=rerank.budget,
-                trainings=len(rerank.lr_factors), more=more,
-            )  # fmt: skip
+            self._fly(event, self._finals.sweep(candidate, str(event.formula)))
             return
         _, replicate = self._planned.pop(0)
-        shares = self._shares()
-        more = {"lr": event.details().get("lr"), "data_shares": shares}
-        self._fly(
-            event, "final", None, seed=derive_seed("rerank", seed, replicate), budget=rerank.budget,
-            trainings=1 + len(shares), more=more,
-        )  # fmt: skip
+        lr = event.details().get("lr")
+        self._fly(event, self._finals.final(candidate, str(event.formula), replicate, lr))
         self.flights[candidate].replicate = replicate
-
-    def _shares(self) -> tuple[float, ...]:
-        """Shares of the data on which finalists are trained too; all of the data is trained on anyway."""
-        return tuple(s for s in self.settings.rerank.data_shares if s < 1)
 
     def _on_candidate(self, event: Event, candidate: int) -> None:
         arm = self.arms[str(event.arm)]
@@ -405,7 +390,7 @@ class Conductor:
             arm.dispatched += 1
             arm.fruitless = 0
             arm.formulas[candidate] = str(event.formula)
-            self._fly(event, "funnel", self._bar(arm, event.details().get("latency_us")))
+            self._fly(event, self._task(event, self._bar(arm, event.details().get("latency_us"))))
             return
         arm.fruitless += 1
         twin = verdict.twin
@@ -419,27 +404,19 @@ class Conductor:
         given = () if latency is None else (-latency,)
         return make_bar(arm.strategy.population(), arm.selection, given=given, **matter)
 
-    def _fly(
-        self,
-        event: Event,
-        mode: str,
-        bar: Mapping[str, Any] | None,
-        *,
-        seed: int | None = None,
-        budget: float = 1.0,
-        trainings: int = 1,
-        more: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Send a candidate out. ``trainings``: on every proxy, each of which has the deadline of one. ``more``: further
-        fields of the task."""
+    def _task(self, event: Event, bar: Mapping[str, Any] | None) -> Task:
+        """The way of a candidate or baseline through the funnel."""
         assert event.candidate is not None
         settings = self.settings
-        task = Task(
-            event.candidate, str(event.formula), attempt=1, arm=str(event.arm),
-            seed=derive_seed("evaluation", settings.search.seed) if seed is None else seed,
-            mode=mode, budget=budget, bar=bar,
-            deadline_s=settings.evaluation.deadline_s * max(1.0, budget) * trainings, **(more or {}),
+        return Task(
+            event.candidate, str(event.formula), arm=str(event.arm),
+            seed=derive_seed("evaluation", settings.search.seed), bar=bar,
+            deadline_s=settings.evaluation.deadline_s,
         )  # fmt: skip
+
+    def _fly(self, event: Event, task: Task) -> None:
+        """Send a candidate out."""
+        assert event.candidate is not None
         latency = event.details().get("latency_us") if self.latency.modelled else None
         self.flights[event.candidate] = Flight(
             str(event.arm), task, event.genotype, event.parent, latency=latency
@@ -461,10 +438,11 @@ class Conductor:
         complete: tuple[float, ...] | None = scores  # type: ignore[assignment]
         if flight.arm == "rerank":
             assert flight.parent is not None
+            reports = event.details().get("reports", ())
             if flight.task.mode == "sweep":
-                self.sweeps[flight.parent] = FinalistSweep.read(event, self.proxies)
+                self.sweeps[flight.parent] = FinalistSweep.read(event.outcome, reports, self.proxies)
             elif complete is not None:
-                found = Replicate.read(event, complete, self.proxies, self._shares())
+                found = Replicate.read(complete, reports, self.proxies, self._finals.shares)
                 self.replicates.setdefault(flight.parent, {})[flight.replicate] = found
             return
         self.outcomes[str(event.outcome)] = self.outcomes.get(str(event.outcome), 0) + 1

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from evonas.run.paired import Difference, mean_and_std
 from evonas.run.sweeps import FinalistSweep, Replicate
 
 if TYPE_CHECKING:
@@ -73,21 +74,22 @@ def rank_finalists(
     proxies: Sequence[str],
     sweeps: Mapping[int, FinalistSweep] | None = None,
     shares: Sequence[float] = (),
+    reference: int | None = None,
 ) -> list[dict[str, Any]]:
     """One row per finalist, best held-out mean first; a finalist without a finished training last, with n = 0.
 
     mean: over seeds, of the held-out mean over proxies. std: sample standard deviation over seeds (None for
     n < 2). per_proxy: proxy -> [mean, std]. validation: the same trainings' mean on the validation images.
     chosen: whether it is the one of its arm with the best ``validation``; held-out images choose nothing, so the
-    held-out mean of the chosen one is not the best of several. versus: the chosen baseline's name, and mean and
-    std of the difference to it over the seeds that both have (the same seed means the same weights, data order
-    and crops).
+    held-out mean of the chosen one is not the best of several. versus: the name of the finalist ``reference``, by
+    default of the chosen baseline, and mean and std of the difference to it over the seeds that both have (the same
+    seed means the same weights, data order and crops).
 
     After a sweep of the learning rate: lr, proxy -> factor; sensitivity, proxy -> best minus worst validation score
     of the sweep; sweep, proxy -> its points. Where there are shares of the data: data_shares, share -> n, mean, std
     and per_proxy over the trainings on that share. Neither takes part in the order.
     """
-    means = {c: {r: fmean(one.heldout) for r, one in runs.items()} for c, runs in replicates.items()}
+    means = {c: heldout_means(runs) for c, runs in replicates.items()}
     validation = {
         c: fmean(known)
         for c, runs in replicates.items()
@@ -104,28 +106,28 @@ def rank_finalists(
         best = chosen.get(finalist.arm)
         if finalist.candidate in means and (best is None or merit(finalist) > merit(best)):
             chosen[finalist.arm] = finalist
-    reference = chosen.get("baseline")
+    against = chosen.get("baseline")
+    if reference is not None:
+        against = next(f for f in finalists if f.candidate == reference)
     rows = []
     for finalist in finalists:
         runs = replicates.get(finalist.candidate, {})
         own_means = means.get(finalist.candidate, {})
-        mean, std = _spread(list(own_means.values()))
+        mean, std = mean_and_std(list(own_means.values()))
         row = finalist.to_dict() | {
             "n": len(own_means),
             "mean": mean,
             "std": std,
             "per_proxy": {
-                p: _spread([one.heldout[i] for one in runs.values()]) for i, p in enumerate(proxies)
+                p: mean_and_std([one.heldout[i] for one in runs.values()]) for i, p in enumerate(proxies)
             },
             "validation": validation.get(finalist.candidate),
             "chosen": chosen.get(finalist.arm) == finalist,
             "versus": None,
         }
-        if reference is not None and reference != finalist:
-            theirs = means[reference.candidate]
-            both = sorted(own_means.keys() & theirs.keys())
-            difference, spread = _spread([own_means[r] - theirs[r] for r in both])
-            row["versus"] = {"name": reference.name, "mean": difference, "std": spread, "n": len(both)}
+        if against is not None and against != finalist:
+            found = Difference.between(own_means, means.get(against.candidate, {}))
+            row["versus"] = {"name": against.name, "mean": found.mean, "std": found.std, "n": found.n}
         if sweeps is not None and finalist.candidate in sweeps:
             row |= sweeps[finalist.candidate].to_dict()
         if shares:
@@ -134,14 +136,14 @@ def rank_finalists(
     return sorted(rows, key=lambda r: (-(r["mean"] if r["mean"] is not None else -math.inf), r["candidate"]))
 
 
+def heldout_means(runs: Mapping[int, Replicate]) -> dict[int, float]:
+    """Number of a training -> mean over proxies of its held-out scores."""
+    return {r: fmean(one.heldout) for r, one in runs.items()}
+
+
 def _at_share(runs: Iterable[Replicate], share: float, proxies: Sequence[str]) -> dict[str, Any]:
     """n, mean, std and per_proxy of the trainings on a share of the data."""
     found = [scores for one in runs if (scores := one.at_share(share)) is not None]
-    mean, std = _spread([fmean(scores) for scores in found])
-    per_proxy = {p: _spread([scores[i] for scores in found]) for i, p in enumerate(proxies)}
+    mean, std = mean_and_std([fmean(scores) for scores in found])
+    per_proxy = {p: mean_and_std([scores[i] for scores in found]) for i, p in enumerate(proxies)}
     return {"n": len(found), "mean": mean, "std": std, "per_proxy": per_proxy}
-
-
-def _spread(values: Sequence[float]) -> list[float | None]:
-    """Mean and sample standard deviation, None where they do not exist."""
-    return [fmean(values) if values else None, stdev(values) if len(values) > 1 else None]

@@ -14,7 +14,9 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from evonas import primitives, search_spaces
-from evonas.data import Dataset
+from evonas.data import Dataset, TextData
+from evonas.data.text import BLOCK
+from evonas.data.vocabulary import vocabulary
 from evonas.errors import (
     EnvironmentUnusable,
     EvonasError,
@@ -32,7 +34,7 @@ from evonas.layers.assembled import is_name
 from evonas.plugins import describe_plugins, load_entry_points, load_plugins
 from evonas.run._files import write_json, write_text
 from evonas.run._toml import dump_toml
-from evonas.run.backends import KINDS, make_backend
+from evonas.run.backends import KINDS, Backend, make_backend
 from evonas.run.candidates import write_candidates
 from evonas.run.conductor import Conductor, meaning
 from evonas.run.directory import RunDirectory
@@ -83,12 +85,21 @@ def check_settings(settings: Settings) -> AnySpace:
     matter = asdict(settings.matter)
     matter.pop("enabled")
     make_bar((), **matter)
+    check_evaluation(settings)
+    check_reachable(settings, space.rows)
+    return space
+
+
+def check_evaluation(settings: Settings) -> None:
+    """What a slot is built from: proxies, data, device, kernels; or the evaluator of a plug-in.
+
+    Raises:
+        UsageError, DataError, PluginError, EnvironmentUnusable: what does not exist or does not fit.
+    """
     if settings.evaluation.evaluator == "proxies":
         _check_proxies(settings)
     else:
         find_evaluator(evaluator_spec(settings))
-    _check_reachable(settings, space)
-    return space
 
 
 def _check_latency(settings: Settings, strategy: Mapping[str, Any]) -> None:
@@ -115,8 +126,12 @@ def _check_latency(settings: Settings, strategy: Mapping[str, Any]) -> None:
         )
 
 
-def _check_reachable(settings: Settings, space: AnySpace) -> None:
-    """Every primitive of the space must exist in the slots too, which load plug-ins and nothing of the caller's."""
+def check_reachable(settings: Settings, names: Iterable[str]) -> None:
+    """Primitives must exist in the slots too, which load plug-ins and nothing of the caller's.
+
+    Raises:
+        PluginError: one that does not.
+    """
     if settings.workers.backend == "inline":
         return
     installed = {
@@ -124,7 +139,7 @@ def _check_reachable(settings: Settings, space: AnySpace) -> None:
         for group in ("evonas.primitives", "evonas.spaces", "evonas.layers")
         for point in entry_points(group=group)
     }
-    for row in space.rows:
+    for row in names:
         origin = primitives.get(row).origin
         root = origin.split(".")[0]
         if root not in installed | {"evonas"} and not root.startswith("evonas_plugin_"):
@@ -167,9 +182,13 @@ def _check_proxies(settings: Settings) -> None:
     for name in evaluation.proxies:
         loaded = proxies.data_of(name, evaluation.data, evaluation.data_path)
         spec = proxies.SCALES.get(evaluation.scale, {}).get(name)
-        if isinstance(loaded, Dataset) and spec is not None:
+        if spec is None:
+            continue
+        if isinstance(loaded, Dataset):
             batch = int(changes[name].get("batch", spec.batch))
             _check_shares(settings.rerank.data_shares, len(loaded.train), batch)
+        else:
+            _check_text(loaded, spec.replace(**changes[name]), settings.rerank.data_shares)
     for key, value in evaluation.layer.items():
         if key not in _LAYER_OPTIONS:
             raise unknown_name("key of evaluation.layer", key, _LAYER_OPTIONS)
@@ -178,6 +197,33 @@ def _check_proxies(settings: Settings) -> None:
         if not number or float(value) <= 0:
             needed = f"needed is a {'whole ' if whole else ''}number above 0"
             raise UsageError(f"evaluation.layer.{key} = {value!r} does not fit", hint=needed)
+
+
+def _check_text(text: TextData, spec: Any, shares: Sequence[float]) -> None:
+    """Refuse now what a slot would refuse: parts shorter than a window, a vocabulary that the text does not give.
+
+    Learning byte pairs takes seconds; it is done here and again in the slots, which are other processes.
+    """
+    tokens = vocabulary(spec.tokenizer, spec.vocabulary, text.train)
+    for part, split in (
+        ("training", text.train),
+        ("validation", text.validation),
+        ("held-out", text.heldout),
+    ):
+        count = len(tokens.encode(split.data))
+        if count <= spec.sequence:
+            raise UsageError(
+                f"the {part} part of data set {text.name!r} has {count} tokens, needed are more than a window of "
+                f"{spec.sequence}",
+                hint="name a longer text, or --set evaluation.changes.sequence=N with a smaller N",
+            )
+        for share in shares if part == "training" else ():
+            blocks = -(-count // BLOCK)
+            if round(share * blocks) < 1:
+                raise UsageError(
+                    f"rerank.data_shares: {share:g} of {blocks} blocks of {BLOCK} training tokens are none",
+                    hint="take a larger share or a longer text, or --set rerank.data_shares=[]",
+                )
 
 
 def _check_shares(shares: Sequence[float], images: int, batch: int) -> None:
@@ -414,15 +460,11 @@ def execute(
                 hint=f"evonas resume {directory.path} --candidates {2 * conductor.budget}",
             )
         _look_ahead(conductor, recorded, space)
-        workers = settings.workers
         if allow_change:
             settings = replace(
                 settings, plugins=tuple(describe_plugins([p["path"] for p in settings.plugins]))
             )
-        backend = make_backend(
-            workers.backend, workers.count, evaluator_spec(settings), address=workers.address,
-            memory_limit=workers.memory_limit_mb * 2**20 or None, depth=workers.depth, gpus=workers.gpus,
-        )  # fmt: skip
+        backend = backend_for(settings)
         metadata = {"proxies": list(settings.evaluation.proxies)}
         try:
             with (
@@ -434,7 +476,7 @@ def execute(
                 driver = Driver(
                     conductor, log, backend, observers=observers, max_time_s=settings.search.max_time_s,
                     rerank_share=rerank.time_share if rerank.seeds else 0.0,
-                    patience=_patience(workers.count, workers.address),
+                    patience=patience(settings),
                 )  # fmt: skip
                 if on_driver is not None:
                     on_driver(driver)
@@ -461,8 +503,23 @@ def _mark(directory: RunDirectory, status: str) -> None:
         directory.set_status(status)
 
 
-def _patience(workers: int, address: str | None) -> float:
-    return 1.0 if address else max(1.0, workers / len(os.sched_getaffinity(0)))
+def backend_for(settings: Settings) -> Backend:
+    """The evaluation slots that settings ask for; not started.
+
+    Raises:
+        UsageError: an unknown backend.
+    """
+    workers = settings.workers
+    return make_backend(
+        workers.backend, workers.count, evaluator_spec(settings), address=workers.address,
+        memory_limit=workers.memory_limit_mb * 2**20 or None, depth=workers.depth, gpus=workers.gpus,
+    )  # fmt: skip
+
+
+def patience(settings: Settings) -> float:
+    """Slots per processor of this machine, if that is above one: deadlines are longer by this factor."""
+    workers = settings.workers
+    return 1.0 if workers.address else max(1.0, workers.count / len(os.sched_getaffinity(0)))
 
 
 def _recover(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from evonas.evaluation.sweep import STAGE, best_factor, sensitivity
-from evonas.run.schema import Event
 
 #: ``origin`` of a sweep's event; it belongs to the arm rerank.
 ORIGIN = "sweep"
@@ -22,14 +21,16 @@ class FinalistSweep:
     points: Mapping[str, tuple[tuple[float, float | None], ...]]
 
     @classmethod
-    def read(cls, event: Event, proxies: Sequence[str]) -> FinalistSweep:
-        """Of a finished sweep; one that failed has no points."""
+    def read(
+        cls, status: str | None, reports: Iterable[Mapping[str, Any]], proxies: Sequence[str]
+    ) -> FinalistSweep:
+        """Of the reports of a finished sweep; one that is not "scored" has no points."""
         found = {
             report["proxy"]: tuple(
                 (p["factor"], p["score"] if p["diverged_at"] is None else None)
                 for p in report["evidence"]["points"]
             )
-            for report in (event.details().get("reports", ()) if event.outcome == "scored" else ())
+            for report in (reports if status == "scored" else ())
             if report["stage"] == STAGE
         }
         return cls({proxy: found.get(proxy, ()) for proxy in proxies})
@@ -65,13 +66,17 @@ class Replicate:
 
     @classmethod
     def read(
-        cls, event: Event, heldout: tuple[float, ...], proxies: Sequence[str], shares: Sequence[float]
+        cls,
+        heldout: tuple[float, ...],
+        reports: Iterable[Mapping[str, Any]],
+        proxies: Sequence[str],
+        shares: Sequence[float],
     ) -> Replicate:
-        """Of a finished training."""
+        """Of the scores and reports of a finished training."""
         # reports on kernels say under the same name what validation ran on, in words
         evidence = [
             (report["proxy"], report["evidence"])
-            for report in event.details().get("reports", ())
+            for report in reports
             if isinstance(report["evidence"].get("validation"), (int, float))
         ]
         known = [e["validation"] for _, e in evidence if "share" not in e]

@@ -53,6 +53,18 @@ class Units:
         """mean ± std of scores."""
         return spread(None if mean is None else self.number(proxy, mean), self.width(proxy, std))
 
+    def change(self, proxy: str, value: float | None) -> float | None:
+        """A difference of scores in the unit of the column: of bits per byte where those are shown."""
+        return -_BYTE * value if value is not None and proxy in self._text else value
+
+    def number(self, proxy: str, value: float) -> float:
+        """One score as a number in the unit of the column."""
+        return _BYTE * (1 - value) if proxy in self._text else value
+
+    def lower_is_better(self, proxy: str) -> bool:
+        """Whether the column is of bits per byte."""
+        return proxy in self._text
+
     @property
     def note(self) -> str:
         """What has to be said beside a table; empty where all scores are accuracies."""

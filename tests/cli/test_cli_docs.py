@@ -47,6 +47,10 @@ def test_every_exit_code_is_on_the_page():
         ("export", ["export", "relu", "-o", "bundle"]),
         ("kernel", ["kernel", "relu"]),
         ("bench", ["bench", "relu", "--shapes", "1,4,2,2", "--rounds", "1", "--backends", "eager"]),
+        (
+            "compare",
+            ["compare", "relu", "gelu", *HASHED, "--set", "workers.backend=inline", "--proxies", "resnet"],
+        ),
         ("replay", ["replay", "RUN"]),
         ("list", ["list", "spaces"]),
         ("doctor", ["doctor"]),

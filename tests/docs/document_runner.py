@@ -1,7 +1,8 @@
 """Runs the blocks of one page in order, in a folder of its own: ``python document_runner.py PAGE``.
 
-Python blocks share one namespace, console blocks run in bash. ``evonas search`` and ``evonas.search`` are the real
-ones with a tiny budget: the page says what a reader would type, the settings below make it take a second or two.
+Python blocks share one namespace, console blocks run in bash. ``evonas search``, ``evonas.search`` and
+their likes are the real ones with a tiny budget: the page says what a reader would type, the settings below make it
+take a second or two.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def shell(command: str) -> str:
 
 
 def shrink() -> None:
-    """Make ``evonas.search`` small."""
+    """Make ``evonas.search`` and ``evonas.compare`` small."""
+    from evonas.comparing import api as comparing
     from evonas.run import api
 
     real = api.search
@@ -95,6 +97,13 @@ def shrink() -> None:
         return real(space, settings=settings, **given)
 
     api.search = search  # type: ignore[assignment]
+    whole = comparing.compare
+
+    def compare(*layers: Any, **given: Any) -> Any:
+        settings = {**given.pop("settings", {}), "evaluation.changes": TINY["evaluation.changes"]}
+        return whole(*layers, settings=settings, **{**given, "seeds": 2, "lr_factors": [], "workers": 1})
+
+    comparing.compare = compare  # type: ignore[assignment]
 
 
 def run(name: str, page: str) -> None:

@@ -110,3 +110,33 @@ def test_an_assembly_on_a_network_with_one_kind_of_place() -> None:
 def test_one_layer_for_all_is_a_plain_layer() -> None:
     assert isinstance(resolve_candidate("x / rms[c](x)"), Layer)
     assert isinstance(resolve_candidate(FORMULA), AssembledLayer)
+
+
+@needs_compiler
+def test_what_a_network_of_images_runs_is_what_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the activation of the norm is one layer, and its kernels are compared with float64, not those of parts."""
+    from evonas.evaluation import kernel_use
+
+    checked = []
+    real = kernel_use.agreement
+
+    def agreement(make: Any, *given: Any, **options: Any) -> Any:
+        checked.append(make(8).formula)
+        return real(make, *given, **options)
+
+    monkeypatch.setattr(kernel_use, "agreement", agreement)
+    one = ProxyEvaluator(proxies=["resnet"], kernels="on", hurdle=False, quality=False, stability=False,
+                         changes={"steps": 1, "batch": 8})  # fmt: skip
+    outcome = evaluate(one, "norm: x / rms[c](x); act: x * sigmoid(x)", mode="train")
+    assert outcome.status == "scored", outcome.reason
+    assert outcome.reports[0].evidence["backend"] == "c"
+    joined = resolve_candidate("norm: x / rms[c](x); act: x * sigmoid(x)").layer(None)
+    assert joined is not None
+    assert set(checked) == {joined.formula}
+
+
+def test_an_assembly_without_a_layer_for_one_kind_of_place_is_turned_away() -> None:
+    one = ProxyEvaluator(proxies=["resnet"], kernels="off", changes={"steps": 1, "batch": 8})
+    outcome = evaluate(one, "norm: x / rms[c](x + v0); act: max(x, v0)")
+    assert (outcome.status, outcome.stage) == ("rejected", "structural")
+    assert "both have v0" in str(outcome.reason)

@@ -12,7 +12,7 @@ from package_installs import FOLDERS, ROOT, python
 #: In the order in which data flows: a room imports rooms to its left only.
 ORDER = (
     "errors", "rng", "plugins", "primitives", "graph", "testing", "search_spaces", "kernels", "layers", "data",
-    "proxies", "evolution", "evaluation", "run", "export", "report", "swapping", "cli",
+    "proxies", "evolution", "evaluation", "run", "export", "report", "swapping", "comparing", "cli",
 )  # fmt: skip
 HEAVY = ("torch", "ray", "triton", "optuna", "networkx", "pandas", "matplotlib")
 LIGHT = ("numpy", "pyarrow", "moocore", *HEAVY)
@@ -72,6 +72,7 @@ def test_no_file_is_longer_than_one_idea() -> None:
         ("evonas.errors evonas.plugins evonas.cli.main", LIGHT),
         ("evonas.primitives evonas.graph evonas.search_spaces evonas.evolution evonas.layers", HEAVY),
         ("evonas.proxies evonas.data evonas.evaluation.screening", HEAVY),
+        ("evonas.comparing.api evonas.comparing.picture evonas.cli.compare", HEAVY),
         ("evonas.export evonas.export.bundle", HEAVY),
         ("evonas.run.conductor evonas.run.settings evonas.run.session evonas.run.run evonas.run.api", HEAVY),
     ],
@@ -82,7 +83,9 @@ def test_what_an_import_brings_in(names: str, forbidden: tuple[str, ...], tmp_pa
     assert not loaded & set(forbidden)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["search", "--help"], ["list", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["search", "--help"], ["compare", "--help"], ["list", "--help"]]
+)
 def test_help_brings_in_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     code = (
         "import sys; from evonas.cli.main import main\n"

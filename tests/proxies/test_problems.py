@@ -243,7 +243,7 @@ def test_a_language_model_of_the_users_own():
             nn.Linear(width, outputs),
         )
 
-    proxy = proxies.get("of_the_tests_text", **TINY)
+    proxy = proxies.get("of_the_tests_text", **TINY, embedding=0.02)
     asked = []
     result = proxies.train(proxy, lambda channels, slot=None: asked.append((channels, slot)))
     assert asked == [(16, "final")]
@@ -259,3 +259,20 @@ def test_views_of_images_made_by_hand_still_train():
     view = SearchView("mine", split, split, ("a", "b"), (0.0,), (1.0,))
     proxy = proxies.get("resnet", data=view, steps=1, batch=8)
     assert proxies.train(proxy, layer_of("resnet")).steps == 1
+
+
+def test_the_hurdle_is_below_the_loss_of_a_uniform_guess():
+    flat = split_text("flat", RawText((bytes(range(256)) * 40,) * 20, source="flat"), None, 0)
+    for name in ("transformer", "transnormer"):
+        of_flat = proxies.problem(proxies.get(name, data=flat))
+        assert of_flat.hurdle * of_flat.guess < math.log(256)
+        usual = proxies.problem(proxies.get(name))
+        assert usual.hurdle == proxies.get(name).spec.hurdle
+
+
+def test_a_text_leaves_at_least_half_to_train_on():
+    raw = RawText((b"abcdefgh" * 60,) * 20, source="t")
+    with pytest.raises(UsageError, match=r"0\.8"):
+        split_text("t", raw, 0.8, 0)
+    halves = split_text("t", raw, 0.5, 0)
+    assert len(halves.train) == len(halves.validation)

@@ -145,3 +145,20 @@ def test_fields_that_do_not_fit():
         proxies.get("soft", landmarks=[2, 2])
     with pytest.raises(UsageError, match="4 whole numbers: soft has 4 stages"):
         proxies.get("soft", depth=[1, 1])
+
+
+def test_mup_shrinks_squared_distances_of_queries_with_the_width():
+    layer = evonas.layer("x / rms[c](x)")
+    own = lambda channels, slot: layer.module(channels, layout="btc", backend="eager")  # noqa: E731
+    wide = proxies.get("soft", width=1.0, base_width=0.5)
+    plain, mup = (proxies.Trainer(wide, own, seed=0, parametrization=kind) for kind in ("standard", "mup"))
+    pairs = [
+        (a.query_scale, b.query_scale, b.head_dim)
+        for a, b in zip(plain.network.modules(), mup.network.modules(), strict=False)
+        if hasattr(b, "query_scale")
+    ]
+    assert pairs
+    for before, now, head_dim in pairs:
+        base = head_dim / 2  # at the base width
+        assert before == pytest.approx(head_dim**-0.25)
+        assert now**2 == pytest.approx(base**-0.5 * base / head_dim)

@@ -195,7 +195,7 @@ def test_without_sweep_and_sizes_nothing_is_new(tmp_path: Path) -> None:
     assert "sweeps" not in read_progress(run.config, run.events()).state()["rerank"]
     whole = free_settings(**plain, rerank__data_shares=[1.0])
     conductor = Conductor(whole, build_space(whole))
-    assert conductor._shares() == ()  # all of the data is trained on anyway
+    assert conductor._finals.shares == ()  # all of the data is trained on anyway
 
 
 def test_progress_counts_sweeps_beside_trainings(swept: Run) -> None:

@@ -134,3 +134,20 @@ def test_a_space_brings_defaults_that_anything_else_overrides(tmp_path: Path) ->
 
     again, _ = resolve(base=settings.to_dict() | {"search": {"space": "norm_act_any"}})
     assert again.search.baselines == resolve()[0].search.baselines, "a recorded run is taken as it is"
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["evaluation.changes.sequence=1000000"], "window of 1000000"),
+        (["evaluation.changes={tokenizer='bpe', vocabulary=500000}"], "500000"),
+        (["rerank.data_shares=[0.0001]"], "blocks"),
+    ],
+)
+def test_text_that_does_not_do_is_refused_before_the_run(tmp_path: Path, sets: list[str], words: str) -> None:
+    book = tmp_path / "book.txt"
+    book.write_bytes(b"A whale, a ship and a captain. " * 1500)
+    given = ["search.space=norm_act_lm", "evaluation.data=text_file", f"evaluation.data_path={book}", *sets]
+    with pytest.raises(UsageError, match=words):
+        create_run(resolve(sets=given)[0], root=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
