@@ -82,12 +82,12 @@ def _results(origin: Origin, row: dict[str, Any]) -> list[str]:
     known = {p: (mean, std) for p, (mean, std) in row["per_proxy"].items() if mean is not None}
     if not known:
         return []
-    metrics = sorted({_METRICS[units.is_text(p)][1] for p in known})
+    metrics = sorted({_METRICS[units.lower_is_better(p)][1] for p in known})
     lines = ["metrics:", *[f"- {m}" for m in metrics], "model-index:",
              f"- name: {json.dumps(origin.layer.name)}", "  results:"]  # fmt: skip
     of = " of the assembly" if origin.whole else ""
     for proxy, (mean, std) in known.items():
-        task, metric, words = _METRICS[units.is_text(proxy)]
+        task, metric, words = _METRICS[units.lower_is_better(proxy)]
         shown, spread = units.number(proxy, mean), units.width(proxy, std)
         lines += ["  - task:", f"      type: {task}", "    dataset:",
                   f"      name: {data or 'the default data of the run'}", f"      type: {data or 'evonas'}",

@@ -29,14 +29,6 @@ class Units:
             except EvonasError:
                 continue
 
-    def is_text(self, proxy: str) -> bool:
-        """Whether the scores of a proxy are shown as bits per byte."""
-        return proxy in self._text
-
-    def number(self, proxy: str, value: float) -> float:
-        """One score in its unit."""
-        return _BYTE * (1 - value) if proxy in self._text else value
-
     def width(self, proxy: str, std: float | None) -> float | None:
         """A standard deviation of scores in their unit."""
         return _BYTE * std if std is not None and proxy in self._text else std
