@@ -7,6 +7,9 @@ out_t = sum over s <= t of exp(-decay (t - s)) (q_t . k_s) v_s. The three eager 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from evonas.kernels import linear_attention_eager as eager
 from evonas.kernels.linear_attention_positions import decay_rates, lrpe, lrpe_angles
@@ -42,7 +45,7 @@ def lightning_attention(
         block: tokens per chunk of ``chunked``; need not divide T.
 
     Returns:
-        (B, H, T, E) in the dtype of q. Sums are in float32, in float64 for float64 tensors.
+        (B, H, T, E) in the dtype of q. Sums are in float32, in float64 for float64 tensors, under autocast too.
 
     Raises:
         UsageError: an unknown form; shapes, dtypes or devices that do not fit; a decay of another length, with a
@@ -55,9 +58,11 @@ def lightning_attention(
         raise UsageError(f"chunks of {block} tokens", hint="block=1 or more")
     _check(q, k, v, decay, 4)
     if form == "masked" or 0 in (*q.shape, *v.shape):
-        return eager.masked(q, k, v, decay)
+        with _not_cast(q):
+            return eager.masked(q, k, v, decay)
     if form == "recurrent":
-        return eager.recurrent(q, k, v, decay)
+        with _not_cast(q):
+            return eager.recurrent(q, k, v, decay)
     if form == "triton" or (form == "auto" and q.device.type == "cuda"):
         from evonas.kernels.linear_attention_operator import decayed_attention, why_not
 
@@ -66,7 +71,8 @@ def lightning_attention(
             return decayed_attention(q, k, v, decay.to(torch.float32), False)
         if form == "triton":
             raise UsageError(f"no kernel for {reason}", hint="use form='auto' or form='chunked'")
-    return eager.chunked(q, k, v, decay, min(block, q.shape[-2]))
+    with _not_cast(q):
+        return eager.chunked(q, k, v, decay, min(block, q.shape[-2]))
 
 
 def recurrent_step(
@@ -91,7 +97,8 @@ def recurrent_step(
             f"a state of {tuple(state.shape)} for q {tuple(q.shape)} and v {tuple(v.shape)}",
             hint=f"{shape}, or None",
         )
-    return eager.step(state, q, k, v, decay)
+    with _not_cast(q):
+        return eager.step(state, q, k, v, decay)
 
 
 def final_state(k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
@@ -107,7 +114,15 @@ def final_state(k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
         UsageError: as ``lightning_attention``.
     """
     _check(k, k, v, decay, 4)
-    return eager.final_state(k, v, decay)
+    with _not_cast(k):
+        return eager.final_state(k, v, decay)
+
+
+def _not_cast(x: Tensor) -> AbstractContextManager[Any]:
+    """Autocast off: it would multiply in half precision what is to be summed in float32."""
+    if not torch.amp.is_autocast_available(x.device.type):
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, axes: int) -> None:

@@ -98,7 +98,8 @@ def attend(
     part = tl.program_id(1)
     head = pid // blocks
     batch = (head // heads).to(tl.int64)
-    rate = tl.load(rate_ptr + head % heads)
+    of_batch = (head % heads).to(tl.int64)  # times a stride of heads it may leave the range of int32
+    rate = tl.load(rate_ptr + of_batch)
     rows = tl.arange(0, BLOCK_N)
     columns = (pid % blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = tl.arange(0, CHUNK)
@@ -106,17 +107,17 @@ def attend(
     since = _fade(rate, (order + 1).to(tl.float32))  # from the end of the chunk before
     until = _fade(rate, (CHUNK - 1 - order).to(tl.float32))  # to the end of this chunk
     whole = _fade(rate, CHUNK * 1.0)
-    b_ptr += batch * b_batch + (head % heads) * b_head
-    c_ptr += batch * c_batch + (head % heads) * c_head
-    at_state = head.to(tl.int64) * state_head + part * state_segment
+    b_ptr += batch * b_batch + of_batch * b_head
+    c_ptr += batch * c_batch + of_batch * c_head
+    at_state = head.to(tl.int64) * state_head + part.to(tl.int64) * state_segment
     at_state += rows[:, None] * state_row + columns[None, :] * state_column
     live = (rows < N)[:, None] & (columns < M)[None, :]
     state = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     if CARRIED:
         state = tl.load(state_ptr + at_state, mask=live, other=0.0)
     if OUTPUT:
-        a_ptr += batch * a_batch + (head % heads) * a_head
-        out_ptr += batch * out_batch + (head % heads) * out_head
+        a_ptr += batch * a_batch + of_batch * a_head
+        out_ptr += batch * out_batch + of_batch * out_head
         mask = _triangle(rate, order)
     first = part * segment
     chunks = tl.cdiv(tl.minimum(segment, tokens - first), CHUNK)
@@ -178,7 +179,8 @@ def attend_pair(
     head = tl.program_id(0)
     part = tl.program_id(1)
     batch = (head // heads).to(tl.int64)
-    rate = tl.load(rate_ptr + head % heads)
+    of_batch = (head % heads).to(tl.int64)  # times a stride of heads it may leave the range of int32
+    rate = tl.load(rate_ptr + of_batch)
     rows = tl.arange(0, BLOCK_N)
     columns = tl.arange(0, BLOCK_M)
     inside = tl.arange(0, CHUNK)
@@ -187,15 +189,15 @@ def attend_pair(
     until = _fade(rate, (CHUNK - 1 - order).to(tl.float32))
     whole = _fade(rate, CHUNK * 1.0)
     mask = _triangle(rate, order)
-    a_ptr += batch * a_batch + (head % heads) * a_head
-    b_ptr += batch * b_batch + (head % heads) * b_head
-    c_ptr += batch * c_batch + (head % heads) * c_head
-    g_ptr += batch * g_batch + (head % heads) * g_head
-    db_ptr += batch * db_batch + (head % heads) * db_head
-    dc_ptr += batch * dc_batch + (head % heads) * dc_head
+    a_ptr += batch * a_batch + of_batch * a_head
+    b_ptr += batch * b_batch + of_batch * b_head
+    c_ptr += batch * c_batch + of_batch * c_head
+    g_ptr += batch * g_batch + of_batch * g_head
+    db_ptr += batch * db_batch + of_batch * db_head
+    dc_ptr += batch * dc_batch + of_batch * dc_head
     state = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     if CARRIED:
-        at_state = head.to(tl.int64) * state_head + part * state_segment
+        at_state = head.to(tl.int64) * state_head + part.to(tl.int64) * state_segment
         at_state += rows[:, None] * state_row + columns[None, :] * state_column
         live = (rows < N)[:, None] & (columns < M)[None, :]
         state = tl.load(state_ptr + at_state, mask=live, other=0.0)

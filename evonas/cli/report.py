@@ -12,7 +12,7 @@ from evonas.run.run import Run
 
 
 def report(
-    spec: str, root: str, *, output: Path | None, style: str, plugins: Sequence[str], json: bool
+    spec: str, root: str, *, output: Path | None, style: str | None, plugins: Sequence[str], json: bool
 ) -> int:
     """Write the page; its path is the only line on stdout.
 
@@ -23,6 +23,7 @@ def report(
     run = Run(spec, root)
     path = write_report(run, output, style=style)
     if json:
+        style = style or ("md" if path.suffix.lower() in (".md", ".markdown") else "html")
         document("report", {"run": str(run.path), "format": style, "path": str(path), "status": run.status})
     else:
         print(path)

@@ -18,8 +18,9 @@ def report(
         typer.Option("--output", "-o", metavar="FILE", help="Instead of report/ in the run's folder."),
     ] = None,
     format_: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="html, md or tensorboard.")
-    ] = "html",
+        str | None,
+        typer.Option("--format", metavar="NAME", help="html, md or tensorboard. [default: by FILE, or html]"),
+    ] = None,
     plugin: Plugin = None,
     runs: Runs = "runs",
     json: Json = False,

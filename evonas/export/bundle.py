@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -33,6 +34,10 @@ SCHEMA = "evonas.layer/1"
 LICENCE = "Apache-2.0"
 #: Largest difference between the exported module and that of evonas in float32, relative to 1 + the largest value.
 CLOSE = 1e-6
+#: Every file that a bundle may have. The kernels go first: without them a layer that is cut off here still computes
+#: what it says.
+FILES = ("kernel.py", "layer.py", "test_layer.py", "expected.json", "card.md", "formula.tex", "graph.svg", "LICENSE",
+         *FORMATS.values(), "layer.json")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ def export(
 
     Args:
         target: a run (folder, name, beginning of a name, "latest", or ``Run``), or a layer as ``evonas.layer`` takes
-            it: a name of the zoo, a formula, a file, a ``Layer``.
+            it: a name of the zoo, a formula, a file, ``(run, candidate)``, a ``Layer``. None with state of their own.
         candidate: of a run: its id or "best", the default. Whatever became of it.
         out: the folder to make.
         to: further formats: "onnx", "torch_export".
@@ -76,8 +81,8 @@ def export(
         plugins: files to load first.
 
     Raises:
-        UsageError: no such run, candidate or layer, a folder that is there, an unknown format, or a format that the
-            layer cannot be written in.
+        UsageError: no such run, candidate or layer, a folder that is there, an unknown format, a format that the
+            layer cannot be written in, or a layer with state.
         PluginError: an operation whose source cannot be copied.
         EnvironmentUnusable: a folder that cannot be written, a missing package.
         VerificationError: the written layer computes something else than evonas. Nothing is left behind then.
@@ -92,11 +97,13 @@ def export(
     origin = find_origin(target, candidate, runs=runs, plugins=plugins)
     folder = Path(out)
     _check_free(folder, force)
+    _check_state(origin.layer)
     if name:
         origin.layer = replace(origin.layer, name=name)
     try:
-        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.absolute().parent))
+        beside = folder if folder.exists() else folder.absolute().parent
+        beside.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=beside))
     except OSError as error:
         raise unusable(f"exporting to {folder}", error) from error
     checks: dict[str, str] = {}
@@ -105,8 +112,12 @@ def export(
         if isinstance(origin.layer, AssembledLayer):
             for slots, layer in origin.layer.parts.items():
                 (part / slots).mkdir()
-                one = replace(origin, layer=replace(layer, name=f"{origin.layer.name}/{slots}"))
-                found = _fill(part / slots, one, formats, eps, groups, channels)
+                one = replace(
+                    origin,
+                    layer=replace(layer, name=f"{origin.layer.name}/{slots}"),
+                    whole=origin.layer.formula,
+                )
+                found = _fill(part / slots, one, formats, eps, groups, channels, _test_name(slots))
                 checks |= {f"{slots}/{file}": words for file, words in found.items()}
             _write_json(part / "layer.json", _assembly(origin, origin.layer))
         else:
@@ -132,8 +143,9 @@ def _assembly(origin: Origin, layer: AssembledLayer) -> dict[str, Any]:
 
 
 def _fill(
-    part: Path, origin: Origin, formats: Sequence[str], eps: float, groups: int, channels: int
-) -> dict[str, str]:
+    part: Path, origin: Origin, formats: Sequence[str], eps: float, groups: int, channels: int,
+    test_name: str = "test_layer.py",
+) -> dict[str, str]:  # fmt: skip
     """The files of one layer; returns what was checked."""
     import torch
 
@@ -153,7 +165,7 @@ def _fill(
     module._kernel = None  # type: ignore[attr-defined]  # what is measured is the eager form
     made = module.Layer
     numbers = measure(layer, made, source.form.grouped, eps)
-    if not numbers.evonas <= CLOSE:
+    if not numbers.evonas <= CLOSE:  # NaN neither
         raise VerificationError(
             f"the written layer is off by {numbers.evonas:.2g} from evonas, allowed are {CLOSE:g}: {layer.formula}",
             hint="this is a defect of evonas: please report the formula",
@@ -163,7 +175,7 @@ def _fill(
     # layers that magnify rounding get as much as they need, others at most 1e-5
     recorded["float32_tolerance"] = max(1e-5, 8 * numbers.errors["float32"])
     _write(part / "expected.json", expected_text(recorded))
-    _write(part / "test_layer.py", TEST)
+    _write(part / test_name, TEST)
     checks = {"layer.py": f"off by {numbers.evonas:.1e} from evonas in float32, outputs and gradients"}
     shape = (2, channels, 8, 8) if layer.layout == "nchw" else (2, 8, channels)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -178,7 +190,7 @@ def _fill(
     why = why_no_kernels(layer.graph, source)
     words = {FORMATS[f]: f"{channels} channels, any batch; {checks[FORMATS[f]]}" for f in formats}
     times = latency(layer, made)
-    facts = CardFacts(source, numbers, times, __version__, LICENCE, eps, groups, why, words)
+    facts = CardFacts(source, numbers, times, __version__, LICENCE, eps, groups, why, words, test_name)
     _write(part / "card.md", card(origin, facts))
     content = {
         "schema": SCHEMA,
@@ -201,6 +213,11 @@ def _fill(
     }
     _write_json(part / "layer.json", content)
     return checks
+
+
+def _test_name(slots: str) -> str:
+    """The file of a part's test: a name of its own, because pytest imports tests by their names."""
+    return f"test_{re.sub(r'[^a-z0-9]+', '_', slots.lower())}.py"
 
 
 def load(path: Path) -> ModuleType:
@@ -236,6 +253,16 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     _write(path, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
 
 
+def _check_state(layer: Layer | AssembledLayer) -> None:
+    names = sorted({one.stateful for one in layer.layers if one.stateful})
+    if names:
+        raise UsageError(
+            f"a bundle cannot hold a layer with state, and {' and '.join(names)} is one: its warm-up and its "
+            "buffers are no formula",
+            hint="use evonas.layer(...).module(channels), with torch.save for its state",
+        )
+
+
 def _check_free(folder: Path, force: bool) -> None:
     try:
         if folder.exists() and not folder.is_dir():
@@ -254,14 +281,40 @@ def _check_free(folder: Path, force: bool) -> None:
 
 
 def _move(part: Path, folder: Path) -> None:
-    if not folder.exists() or not any(folder.iterdir()):
-        if folder.exists():
-            folder.rmdir()
+    """Give the new files their names. Where a folder is there, it stays, and of the bundle in it nothing is left: a
+    kernel of another layer would be run by the new one."""
+    if not folder.exists():
         os.rename(part, folder)
         return
-    names = {path.relative_to(part).as_posix() for path in part.rglob("*") if path.is_file()}
-    for name in sorted(names):
+    new = sorted(path.relative_to(part) for path in part.rglob("*") if path.is_file())
+    _clear(folder)
+    last = Path("layer.json")  # until then that of the old bundle stays: what is cut off here can be repeated
+    for name in [*(n for n in new if n != last), last]:
         (folder / name).parent.mkdir(exist_ok=True)
         os.replace(part / name, folder / name)
-    for name in {"kernel.py", *FORMATS.values()} - names:  # of the bundle that was there before
-        (folder / name).unlink(missing_ok=True)
+
+
+def _clear(folder: Path) -> None:
+    """Delete the files of a bundle, and of its parts with their folders, but the layer.json that names them. What
+    else is there stays."""
+    parts = [folder / name for name in _old_parts(folder)]
+    for name in FILES:
+        for one in (folder, *parts):
+            if one != folder or name != "layer.json":
+                (one / name).unlink(missing_ok=True)
+    for one in parts:
+        (one / _test_name(one.name)).unlink(missing_ok=True)
+    for one in parts:
+        if not any(one.iterdir()):
+            one.rmdir()
+
+
+def _old_parts(folder: Path) -> list[str]:
+    """The folders that the layer.json of an assembly lists, as far as they are plain folders beside it."""
+    try:
+        content = json.loads((folder / "layer.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    parts = content.get("parts") if isinstance(content, dict) else None
+    names = [str(name) for name in parts] if isinstance(parts, dict) else []
+    return [n for n in names if Path(n).name == n and (folder / n).is_dir() and not (folder / n).is_symlink()]

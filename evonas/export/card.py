@@ -12,9 +12,14 @@ from evonas.export.layer_text import Source
 from evonas.export.numerics import Numerics
 from evonas.export.origin import Origin, more_of
 from evonas.layers.layer import Layer
-from evonas.layers.zoo import ZOO
+from evonas.run.units import Units
 
 NOT_MEASURED = "Not measured."
+#: Whether scores are of text -> task and metric as Hugging Face names them, and the metric in words.
+_METRICS = {
+    False: ("image-classification", "accuracy", "accuracy"),
+    True: ("text-generation", "bits_per_byte", "bits per byte"),
+}
 
 
 @dataclass
@@ -30,6 +35,7 @@ class CardFacts:
     groups: int
     kernels: str | None
     formats: dict[str, str] = field(default_factory=dict)
+    test_name: str = "test_layer.py"
 
 
 def card(origin: Origin, facts: CardFacts) -> str:
@@ -65,20 +71,29 @@ def _head(origin: Origin, facts: CardFacts) -> str:
     if run.get("data"):
         lines += ["datasets:", f"- {run['data']}"]
     if origin.row:
-        lines += [
-            "metrics:",
-            "- accuracy",
-            "model-index:",
-            f"- name: {json.dumps(origin.layer.name)}",
-            "  results:",
-        ]
-        for proxy, (mean, std) in origin.row["per_proxy"].items():
-            lines += ["  - task:", "      type: image-classification", "    dataset:",
-                      f"      name: {run.get('data') or 'the default data of the run'}",
-                      f"      type: {run.get('data') or 'evonas'}",
-                      "    metrics:", "    - type: accuracy", f"      value: {mean:.4f}",
-                      f"      name: held-out accuracy on {proxy}, standard deviation {_number(std)}"]  # fmt: skip
+        lines += _results(origin, origin.row)
     return "\n".join([*lines, "---"])
+
+
+def _results(origin: Origin, row: dict[str, Any]) -> list[str]:
+    """The scores of the final table in the head of the card, of the networks that have some."""
+    data = origin.facts.get("data")
+    units = Units(row["per_proxy"])
+    known = {p: (mean, std) for p, (mean, std) in row["per_proxy"].items() if mean is not None}
+    if not known:
+        return []
+    metrics = sorted({_METRICS[units.lower_is_better(p)][1] for p in known})
+    lines = ["metrics:", *[f"- {m}" for m in metrics], "model-index:",
+             f"- name: {json.dumps(origin.layer.name)}", "  results:"]  # fmt: skip
+    of = " of the assembly" if origin.whole else ""
+    for proxy, (mean, std) in known.items():
+        task, metric, words = _METRICS[units.lower_is_better(proxy)]
+        shown, spread = units.number(proxy, mean), units.width(proxy, std)
+        lines += ["  - task:", f"      type: {task}", "    dataset:",
+                  f"      name: {data or 'the default data of the run'}", f"      type: {data or 'evonas'}",
+                  "    metrics:", f"    - type: {metric}", f"      value: {shown:.4f}",
+                  f"      name: held-out {words}{of} on {proxy}, standard deviation {_number(spread)}"]  # fmt: skip
+    return lines
 
 
 def _formula(origin: Origin, facts: CardFacts) -> str:
@@ -102,7 +117,8 @@ def _use(facts: CardFacts) -> str:
     return (
         f"```python\nfrom layer import {name}\n\nlayer = {name}(64)\n```\n\n" + "\n".join(words)
         + "\n- `norm_act`: the same for timm, `timm.create_model(..., norm_layer=norm_act)`\n\n"
-        + f"`layer.py` needs torch alone. {kernels} `python test_layer.py` compares the layer with recorded numbers."
+        + f"`layer.py` needs torch alone. {kernels} `python {facts.test_name}` compares the layer with recorded "
+        + "numbers."
         + (f"\n\nIn other formats, in evaluation:\n{formats}" if formats else "")
     )  # fmt: skip
 
@@ -150,7 +166,7 @@ def _limits(origin: Origin, facts: CardFacts) -> str:
 def _found(origin: Origin) -> str:
     run = origin.facts
     if not run:
-        return origin.words if origin.layer.name in ZOO else "Not by a search that is recorded here."
+        return origin.words if origin.published else "Not by a search that is recorded here."
     verdict = {
         "scored": "scored on every network",
         "rejected": f"turned away by the stage {run['rejected_by']}: {run['reason']}",
@@ -181,12 +197,15 @@ def _scores(origin: Origin) -> str:
     if not run:
         return NOT_MEASURED
     scores = {p: s for p, s in run["scores"].items() if s is not None}
+    units = Units(run["proxies"])
     parts = []
+    if origin.whole:
+        parts.append(f"Scores of the assembly, of which this layer is a part: `{origin.whole}`")
     if scores:
         parts.append(
-            "In the search, one seed, validation accuracy: "
-            + ", ".join(f"{p} {s:.3f}" for p, s in scores.items())
-            + f"; mean {_number(run['mean'])}."
+            f"In the search, one seed, validation {'scores' if units.note else 'accuracy'}: "
+            + ", ".join(f"{units.column(p)} {units.value(p, s)}" for p, s in scores.items())
+            + f"; mean {_number(run['mean'])}. {units.note}".rstrip()
         )
     else:
         parts.append("This candidate has no score: it was not trained to the end.")
@@ -197,16 +216,20 @@ def _scores(origin: Origin) -> str:
             versus = row["versus"]
             rows.append(
                 (f"**{row['name']}**" if mine else row["name"], row["arm"], _spread(row["mean"], row["std"]),
-                 *[_spread(*row["per_proxy"][p]) if p in row["per_proxy"] else "-" for p in run["proxies"]], row["n"],
+                 *[units.spread(p, *row["per_proxy"].get(p, (None, None))) for p in run["proxies"]], row["n"],
                  "" if versus is None else f"{_spread(versus['mean'], versus['std'], sign=True)} to {versus['name']}")
             )  # fmt: skip
         words = (
-            "Final table of the run: held-out accuracy over fresh seeds, mean ± standard deviation; baselines and the "
-            "control arm had the same weights, data order and budget. The last column is on the same seeds."
+            f"Final table of the run: held-out {'scores' if units.note else 'accuracy'} over fresh seeds, mean ± "
+            "standard deviation; baselines and the control arm had the same weights, data order and budget. The last "
+            f"column is on the same seeds. {units.note}".rstrip()
         )
         if origin.row is None:
             words += " This layer was not among the finalists."
-        parts += [words, table(("layer", "arm", "mean", *run["proxies"], "n", "difference"), rows)]
+        parts += [
+            words,
+            table(("layer", "arm", "mean", *map(units.column, run["proxies"]), "n", "difference"), rows),
+        ]
     else:
         parts.append("Over fresh seeds, against baselines and the control arm: not measured.")
     return "\n\n".join(parts)
@@ -282,7 +305,7 @@ def _reproduce(origin: Origin) -> str:
 
 def _licence(origin: Origin, facts: CardFacts) -> str:
     name = origin.layer.name
-    known = f" The layer itself is published: {ZOO[name].source}." if name in ZOO else ""
+    known = f" The layer itself is published: {origin.published}." if origin.published else ""
     key = "".join(c if c.isalnum() else "_" for c in name)
     return (
         f"{facts.licence}, see `LICENSE`.{known}\n\n```bibtex\n@misc{{{key},\n  title = {{{name}: "

@@ -79,6 +79,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PROCESSORS = torch.cuda.get_device_properties(0).multi_processor_count if torch.cuda.is_available() else 132
 EPS = {eps!r}
 AFFINE = {affine}
+#: Digest and layout of the formula, as layer.py has them.
+IDENTITY = "{source.identity}"
 #: Axes of the kernels, outermost first, and the axes of the tensor that each one covers.
 AXES = {{{axes}}}
 CHANNELS = {layer.channels!r}

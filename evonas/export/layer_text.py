@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import keyword
 import re
 import textwrap
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ _SHAPES = {
     "btc": "(batch, tokens, channels)",
     "last": "(..., channels): any shape whose last axis are the channels",
 }
+#: Names that layer.py imports.
+_TAKEN = ("Any", "Path", "Tensor")
 _SIZES = {"channels": "num_features", "groups": "self.groups", "1": "1"}
 
 
@@ -23,7 +27,8 @@ class Source:
     """layer.py and what else has to be known of it.
 
     name: of the class in the layout of the layer; forms: class -> layout it takes. The first one holds the
-    computation. program: the statements. kernel_layout: what kernel.py is generated for.
+    computation. program: the statements. kernel_layout: what kernel.py is generated for. identity: what kernel.py has
+    to say that it is for.
     """
 
     text: str
@@ -32,14 +37,17 @@ class Source:
     program: Program
     form: Form
     kernel_layout: str
+    identity: str
 
 
 def class_name(name: str) -> str:
-    """A class name from a layer's: evonorm_s0 -> EvonormS0, run/13809 -> Layer13809."""
+    """A class name from a layer's: evonorm_s0 -> EvonormS0, run/13809 -> Layer13809, none -> LayerNone."""
     last = name.rstrip("/").rsplit("/", 1)[-1]
     words = [w for w in re.split(r"[^A-Za-z0-9]+", last) if w]
     made = "".join(w[:1].upper() + w[1:] for w in words)
     if not made or not made[0].isalpha():
+        made = "Layer" + made
+    if keyword.iskeyword(made) or hasattr(builtins, made) or made in _TAKEN:
         made = "Layer" + made
     return "NormAct" if made == "Layer" else made
 
@@ -79,10 +87,12 @@ def layer_source(
         else:
             other = f"{main}2d"
         classes = {first: "btc", other: "nchw"}
+    kernel_layout = "nchw" if form.name == "nchw" else "btc"
+    identity = f"{digest} {kernel_layout}"
     text = _Text(graph, form, made, classes, first, main, eps, groups, affine).write(
-        about, licence, digest, version
+        about, licence, digest, version, identity
     )
-    return Source(text, main, classes, made, form, "nchw" if form.name == "nchw" else "btc")
+    return Source(text, main, classes, made, form, kernel_layout, identity)
 
 
 class _Text:
@@ -94,7 +104,7 @@ class _Text:
         self.classes, self.first, self.main = classes, first, main
         self.eps, self.groups, self.affine = eps, groups, affine
 
-    def write(self, about: str, licence: str, digest: str, version: str) -> str:
+    def write(self, about: str, licence: str, digest: str, version: str, identity: str) -> str:
         formula = str(self.graph)
         shown = "\n".join(textwrap.wrap(formula, 96, break_long_words=False, break_on_hyphens=False))
         head = f'''"""A normalization-activation layer, in PyTorch alone.
@@ -113,6 +123,7 @@ from __future__ import annotations
 
 import importlib.util
 {math_import}import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +133,8 @@ from torch import Tensor, nn
 __all__ = [{", ".join(f'"{n}"' for n in sorted([*self.classes, "Layer", "norm_act"]))}]
 
 _HALF = (torch.float16, torch.bfloat16)
+#: Digest and layout of the formula. kernel.py has the same, or is of another layer.
+_IDENTITY = "{identity}"
 """
         functions = "\n\n".join(text.strip("\n") + "\n" for text in self.made.functions.values())
         blocks = [imports, functions, _LOAD_KERNEL, self._class(), self._second(), self._factory()]
@@ -145,7 +158,13 @@ _HALF = (torch.float16, torch.bfloat16)
         lines += ['    """', ""]
         lines += textwrap.indent(self._constructor(), "    ").splitlines()
         lines += ["", "    def forward(self, x: Tensor) -> Tensor:"]
-        lines += textwrap.indent(self._forward(), "        ").splitlines()
+        if len(self.classes) == 1:
+            lines += textwrap.indent(f"{self._forward()}\n{_DROP}", "        ").splitlines()
+        else:
+            lines += textwrap.indent(f"y = self._layer(x)\n{_DROP}", "        ").splitlines()
+            lines += ["", "    def _layer(self, x: Tensor) -> Tensor:"]
+            lines += ['        """The layer without what drop_layer made."""']
+            lines += textwrap.indent(f"{self._forward()}\nreturn y", "        ").splitlines()
         lines += [
             "",
             "    def _formula(self, x: Tensor) -> Tensor:",
@@ -263,8 +282,7 @@ else:
     # autocast must not send single steps to half precision
     with torch.autocast(device_type=x.device.type, enabled=False):
         wide = x.float() if x.dtype in _HALF else x
-        y = self._affine(self._formula(wide) if self.apply_act else wide).to(x.dtype)
-return y if self.drop is None else self.drop(y)"""
+        y = self._affine(self._formula(wide) if self.apply_act else wide).to(x.dtype)"""
 
     def _second(self) -> str:
         if len(self.classes) == 1:
@@ -278,7 +296,8 @@ class {other}({self.first}):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4:
             raise ValueError(f"input of shape {{tuple(x.shape)}}, need (batch, channels, height, width)")
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        y = self._layer(x.movedim(1, -1)).movedim(-1, 1)
+        {_DROP}
 
 
 Layer = {self.main}'''
@@ -296,6 +315,8 @@ def norm_act(num_features: int, *args: Any, **kwargs: Any) -> {made}:
     return {made}(num_features, *args, **kwargs)'''
 
 
+_DROP = "return y if self.drop is None else self.drop(y)"
+
 _LOAD_KERNEL = '''
 
 def _load_kernel() -> Any:
@@ -308,6 +329,9 @@ def _load_kernel() -> Any:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    if getattr(module, "IDENTITY", None) != _IDENTITY:
+        warnings.warn(f"{path} is of another layer and is not used: delete it, or export again", stacklevel=2)
+        return None
     return module
 
 

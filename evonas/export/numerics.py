@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -25,8 +26,9 @@ TIMED = {"nchw": (16, 64, 28, 28), "btc": (8, 256, 256)}
 @dataclass(frozen=True)
 class Numerics:
     """errors: dtype -> largest error of the output against float64, in units of the largest value. evonas: the same
-    of outputs and gradients against the module of evonas in float32. scales: factor on x -> whether all is finite.
-    gradcheck: largest difference to finite differences in float64, relative; None if it could not be taken."""
+    of outputs and gradients against the module of evonas in float32, NaN if one is. scales: factor on x -> whether
+    all is finite. gradcheck: largest difference to finite differences in float64, relative; None if it could not be
+    taken."""
 
     errors: dict[str, float]
     evonas: float
@@ -57,7 +59,8 @@ def measure(layer: Layer, make: Callable[..., nn.Module], grouped: bool, eps: fl
     reference = layer.module(CHANNELS, backend="eager", groups=GROUPS, eps=eps)
     found = _both(fresh(), x.float(), dy.float())
     wanted = _both(reference, x.float(), dy.float())
-    off = max(_off(a, b) for a, b in zip((found[0], *found[1]), (wanted[0], *wanted[1]), strict=True))
+    pairs = zip((found[0], *found[1]), (wanted[0], *wanted[1]), strict=True)
+    off = max((_off(a, b) for a, b in pairs), key=lambda value: math.inf if math.isnan(value) else value)
     scales = {}
     for scale in (1e-4, 1e2, 1e4):
         y, gradients = _both(fresh(), (scale * x).float(), dy.float())

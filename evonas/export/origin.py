@@ -11,7 +11,7 @@ from typing import Any
 from evonas.errors import EvonasError, UsageError
 from evonas.graph import Graph
 from evonas.layers.assembled import AssembledLayer, candidate_from, resolve_candidate
-from evonas.layers.layer import Layer
+from evonas.layers.layer import Layer, named_layer
 from evonas.layers.zoo import ZOO
 from evonas.run.run import Run
 from evonas.run.session import load_all_plugins, open_settings, recorded_space
@@ -26,7 +26,8 @@ class Origin:
     """A layer and its history.
 
     words: a sentence for docstrings. command: what exports it again. facts: of the run, empty for other layers;
-    plain values for layer.json. ranking: the run's final table.
+    plain values for layer.json. ranking: the run's final table. published: where a layer of the zoo is from.
+    whole: the formula of the assembly that the layer is a part of, which facts and ranking are about.
     """
 
     layer: Layer | AssembledLayer
@@ -35,6 +36,8 @@ class Origin:
     facts: dict[str, Any] = field(default_factory=dict)
     ranking: list[dict[str, Any]] = field(default_factory=list)
     ancestors: list[dict[str, Any]] = field(default_factory=list)
+    published: str = ""
+    whole: str = ""
 
     @property
     def row(self) -> dict[str, Any] | None:
@@ -70,6 +73,14 @@ def find_origin(
         from evonas.plugins import describe_plugins
 
         load_all_plugins(describe_plugins(plugins))
+    if isinstance(target, tuple) and len(target) == 2 and candidate is None:
+        target, candidate = target  # as evonas.layer takes it
+        candidate = "best" if candidate is None else candidate
+    if not isinstance(target, str | os.PathLike | Run | Layer | AssembledLayer | Graph):
+        raise UsageError(
+            f"cannot export a {type(target).__name__}",
+            hint="give a run, a name, a formula, a file, a Layer, or (run, candidate)",
+        )
     if isinstance(target, Run):
         return _of_run(target, candidate)
     if isinstance(target, Layer | AssembledLayer | Graph):
@@ -77,7 +88,8 @@ def find_origin(
     if candidate is not None or is_run(target) or os.fspath(target) == "latest":
         return _of_run(Run(target, runs), candidate)
     try:
-        return _of_layer(resolve_candidate(target), os.fspath(target))
+        spec = target if isinstance(target, str) else Path(target)
+        return _of_layer(resolve_candidate(spec), os.fspath(target))
     except UsageError as error:
         try:
             run = Run(target, runs)  # the beginning of a run's name
@@ -87,10 +99,10 @@ def find_origin(
 
 
 def _of_layer(layer: Layer | AssembledLayer, typed: str | None = None) -> Origin:
-    if layer.name in ZOO:
+    if layer.name in ZOO and layer.digest == named_layer(layer.name).digest:
         entry = ZOO[layer.name]
         words = f"{layer.name} of the zoo of evonas: {entry.summary}. Source: {entry.source}."
-        return Origin(layer, words, f"evonas export {layer.name} -o DIR")
+        return Origin(layer, words, f"evonas export {layer.name} -o DIR", published=entry.source)
     words = "A formula that was given to evonas; nothing is recorded about how it was found."
     argument = typed if typed is not None else layer.formula
     return Origin(layer, words, f'evonas export "{argument}" -o DIR')

@@ -1,4 +1,7 @@
-"""``test_layer.py`` and ``expected.json``: the bundle's own test against what evonas computed when it was written."""
+"""``test_layer.py`` and ``expected.json``: the bundle's own test against what evonas computed when it was written.
+
+In a part of an assembly the test has the name of the part.
+"""
 
 from __future__ import annotations
 
@@ -85,22 +88,29 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 TEST = '''"""Tests the layer in this folder against what evonas computed when it was written.
 
-python test_layer.py, or pytest. It needs torch alone.
+As a script, or with pytest. It needs torch alone.
 """
 
 from __future__ import annotations
 
 import copy
+import importlib.util
 import io
 import json
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+import torch
 
-import torch  # noqa: E402
-from layer import Layer  # noqa: E402
 
+def load(path):
+    """layer.py beside this file, under a name that no other folder's has."""
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{hash(str(path)) & 0xFFFFFFFF:x}_layer", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+Layer = load(Path(__file__).resolve().with_name("layer.py")).Layer
 EXPECTED = json.loads(Path(__file__).with_name("expected.json").read_text(encoding="utf-8"))
 TOLERANCE = {torch.float64: 1e-9, torch.float32: EXPECTED["float32_tolerance"]}
 

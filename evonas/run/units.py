@@ -29,19 +29,21 @@ class Units:
             except EvonasError:
                 continue
 
+    def width(self, proxy: str, std: float | None) -> float | None:
+        """A standard deviation of scores in their unit."""
+        return _BYTE * std if std is not None and proxy in self._text else std
+
     def column(self, proxy: str) -> str:
         """The head of a column."""
         return f"{proxy} bits/byte" if proxy in self._text else proxy
 
     def value(self, proxy: str, value: float | None) -> str:
         """One score."""
-        return score(_BYTE * (1 - value) if value is not None and proxy in self._text else value)
+        return score(None if value is None else self.number(proxy, value))
 
     def spread(self, proxy: str, mean: float | None, std: float | None) -> str:
         """mean ± std of scores."""
-        if mean is None or proxy not in self._text:
-            return spread(mean, std)
-        return spread(_BYTE * (1 - mean), None if std is None else _BYTE * std)
+        return spread(None if mean is None else self.number(proxy, mean), self.width(proxy, std))
 
     def change(self, proxy: str, value: float | None) -> float | None:
         """A difference of scores in the unit of the column: of bits per byte where those are shown."""

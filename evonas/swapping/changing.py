@@ -9,6 +9,7 @@ from torch import nn
 
 from evonas.swapping.building import build_affine, build_layer
 from evonas.swapping.modules import SharedActivation, keep_called, mark_activated, marks
+from evonas.swapping.nested import turn_off
 from evonas.swapping.planning import Step
 from evonas.swapping.recognise import Norm
 from evonas.swapping.report import Change
@@ -63,5 +64,6 @@ def apply(model: nn.Module, made: Sequence[tuple[nn.Module, nn.Module]]) -> list
             owner._modules[name] = new
             if isinstance(owner, nn.TransformerEncoderLayer):
                 new.register_forward_hook(keep_called)
-        changes.append(Change(where, old, new))
+        encoders = turn_off(model, {owner for owner, _ in where})
+        changes.append(Change(where, old, new, encoders))
     return changes

@@ -8,9 +8,9 @@ from typing import Any
 from torch import fx, nn
 
 from evonas.swapping.recognise import Act, Norm
-from evonas.swapping.trace import OUTPUT, Call, Trace
+from evonas.swapping.trace import DROPOUTS, OUTPUT, Call, Trace, drops
 
-_SAME = ("contiguous", "clone", "detach", "to", "float", "half", "dropout")
+_SAME = ("contiguous", "clone", "detach", "to", "float", "half", *DROPOUTS)
 
 
 class _Tracer(fx.Tracer):
@@ -51,6 +51,8 @@ def trace_with_fx(model: nn.Module, parts: Mapping[nn.Module, Norm | Act]) -> Tr
             continue
         if node.op in ("call_method", "call_function") and _name(node.target) in _SAME and given:
             values[node] = given[0]
+            if _name(node.target) in DROPOUTS and drops(node.args, node.kwargs):
+                trace.dropped.add(given[0])
             continue
         made = len(values) + len(trace.makers) + 1
         values[node] = made

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from evonas.errors import UsageError
+from evonas.swapping.nested import turn_on_again
 
 
 class Entry(NamedTuple):
@@ -32,11 +33,13 @@ class Entry(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A module that took the place of another one, at every (owner, name) where that was registered."""
+    """A module that took the place of another one, at every (owner, name) where that was registered. encoders: above
+    it, whose nested tensors are off for it."""
 
     owners: tuple[tuple[nn.Module, str], ...]
     old: nn.Module
     new: nn.Module
+    encoders: tuple[nn.TransformerEncoder, ...] = ()
 
 
 @dataclass(repr=False)
@@ -54,6 +57,7 @@ class SwapReport:
     left: tuple[Entry, ...]
     dry_run: bool = False
     _changes: Sequence[Change] = field(default=(), compare=False)
+    _root: nn.Module | None = field(default=None, compare=False)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -62,7 +66,11 @@ class SwapReport:
         return {"layers": len(self.replaced) - affine, "affine": affine, "left": len(self.left)}
 
     def undo(self) -> None:
-        """Put the very modules back that were there, with the state they had, on the device where the model is now.
+        """Put the very modules back that were there, with the state they had.
+
+        They go to the device where the model is now: that of what stands in the place, or else of its neighbours.
+        A cast since the swap is not made up for: modules come back in the dtype that they had. Cast the model again,
+        or undo first.
 
         Raises:
             UsageError: a dry run, undone already, or another swap stands on top of this one.
@@ -78,12 +86,14 @@ class SwapReport:
                         hint="undo later swaps first, the last one first",
                     )
         for change in reversed(self._changes):
-            now = next(iter([*change.new.parameters(), *change.new.buffers()]), None)
+            above = [owner for owner, _ in change.owners]
+            now = _device([change.new, *above, *([] if self._root is None else [self._root])])
             if now is not None:
-                change.old.to(now.device)
+                change.old.to(now)
             for owner, name in change.owners:
                 owner._modules[name] = change.old
             _set_mode(change.old, change.new.training)
+        turn_on_again(encoder for change in self._changes for encoder in change.encoders)
         self._changes = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,6 +148,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
         "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]).rstrip()
         for row in text
     ]
+
+
+def _device(modules: Sequence[nn.Module]) -> torch.device | None:
+    """Where the first of them that has tensors has them."""
+    tensors = (t for module in modules for t in (*module.parameters(), *module.buffers()))
+    return next((t.device for t in tensors), None)
 
 
 def _set_mode(module: nn.Module, training: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -12,6 +12,7 @@ from evonas.errors import UsageError, unknown_name
 from evonas.graph.slots import ACT_SLOTS, NORM_SLOTS
 from evonas.layers.assembled import AssembledLayer, resolve_candidate
 from evonas.layers.layer import Layer
+from evonas.layers.stateful.making import options_of
 from evonas.swapping.changing import apply, build
 from evonas.swapping.examples import given_inputs, guesses, takes_vectors
 from evonas.swapping.fx_trace import trace_with_fx
@@ -24,6 +25,8 @@ from evonas.swapping.trace import Trace, record, untouched
 WHAT = ("norm_act", "norm", "act")
 LINEAR = ("affine", "keep", "replace")
 AFFINE = ("carry", "fresh")
+#: What layers that are formulas take; layers with state have their own.
+OPTIONS = ("groups", "group_size", "eps", "momentum")
 
 
 def swap(
@@ -61,7 +64,7 @@ def swap(
         only, skip: patterns of module paths such as "layer1.*"; a norm's path stands for its pair.
         affine: "carry", weight and bias of a norm become those of the layer; "fresh", they start at 1 and 0. A norm
             without them gets a layer without them.
-        backend, options: of ``Layer.module`` (groups, group_size, eps, momentum, affine).
+        backend, options: of ``Layer.module`` (groups, group_size, eps, momentum; a layer with state has its own).
         dry_run: change nothing, report what would be.
 
     Returns:
@@ -74,6 +77,7 @@ def swap(
     """
     _check(model, what, linear, affine)
     layers = _layers(layer, what)
+    _check_options(layers.values(), options)
     with untouched(model):
         found = parts(model)
     trace = _trace(model, found, example)
@@ -96,6 +100,7 @@ def swap(
         tuple(_entry(step, chosen) for step in steps if step.reason),
         dry_run,
         changes,
+        None if dry_run else model,
     )
 
 
@@ -114,6 +119,15 @@ def _check(model: Any, what: str | None, linear: str | None, affine: str) -> Non
             f"what follows what",
             hint="swap after the model has its values: model.to_empty(device=...), or build it on the CPU",
         )
+
+
+def _check_options(layers: Iterable[Layer], options: Iterable[str]) -> None:
+    """Device, dtype and affine are the place's own and no options."""
+    for layer in layers:
+        own = options_of(layer.stateful) - {"device", "dtype", "affine"} if layer.stateful else set()
+        for option in options:
+            if option not in own and option not in OPTIONS:
+                raise unknown_name("option", option, {*own, *OPTIONS})
 
 
 def _layers(layer: Any, what: str | None) -> dict[str | None, Layer]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -19,6 +20,10 @@ from evonas.swapping.recognise import Act, Norm
 Consumer = nn.Module | str
 OUTPUT = "the model's output"
 _VIEWS = ("view", "_unsafe_view", "reshape", "_reshape_alias")
+#: Functions of ``torch`` and ``torch.nn.functional`` that give back their input in evaluation.
+DROPOUTS = frozenset((
+    "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "feature_dropout",
+))  # fmt: skip
 _LAST = ("addmm", "mm", "linear", "bmm", "baddbmm", "embedding")
 
 
@@ -75,7 +80,7 @@ def record(model: nn.Module, parts: Mapping[nn.Module, Norm | Act], args: Sequen
         elif "drop" in type(module).__name__.lower() and not any(True for _ in module.children()):
             handles.append(module.register_forward_hook(recorder.drop))
     try:
-        with untouched(model), torch.no_grad(), recorder:
+        with untouched(model), torch.no_grad(), _Dropouts(recorder), recorder:
             out = model(*args, **kwargs)
     finally:
         for handle in handles:
@@ -188,10 +193,31 @@ class _Recorder(TorchDispatchMode):
 
         return hook
 
-    def drop(self, module: nn.Module, args: Any, out: Any) -> None:
-        """Forward hook of dropouts, which do nothing in evaluation."""
+    def drop(self, module: Any, args: Any, out: Any) -> None:
+        """Forward hook of dropouts, modules or functions, which do nothing in evaluation."""
         if self._depth == 0 and isinstance(out, Tensor):
             self.trace.dropped.add(self.value(out))
+
+
+class _Dropouts(TorchFunctionMode):
+    """Sees dropouts that are functions: in evaluation they do nothing, so that no operation is dispatched."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if getattr(func, "__name__", "") in DROPOUTS and drops(args, kwargs):
+            self._recorder.drop(func, args, out)
+        return out
+
+
+def drops(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a dropout called with these would do something in training: its rate is not 0."""
+    rate = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
+    return not isinstance(rate, int | float) or rate > 0
 
 
 _Read = tuple[int | None, int, Sequence[int]]

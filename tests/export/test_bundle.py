@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import torch
 from export_support import GOLDEN, ROOT, load
 
 import evonas
-from evonas.errors import EnvironmentUnusable, UsageError
+from evonas.errors import EnvironmentUnusable, UsageError, VerificationError
 from evonas.export.bundle import Bundle
 from evonas.layers import ZOO
 from evonas.run.run import Run
@@ -143,6 +145,58 @@ def test_force_replaces_a_bundle_and_nothing_else(tmp_path: Path) -> None:
     assert isinstance(evonas.export("relu", out=tmp_path / "empty"), Bundle)
 
 
+def test_force_leaves_nothing_of_another_kind_of_bundle(tmp_path: Path) -> None:
+    folder, assembly = tmp_path / "b", "norm: x / rms[c](x); act: x * sigmoid(s1 * x)"
+
+    def files() -> set[str]:
+        return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+    first = evonas.export(assembly, out=folder)
+    assert "norm/kernel.py" in first.files
+    (folder / "act" / "notes.txt").write_text("mine")
+    made = evonas.export("mean[w,h](v1) * x", out=folder, force=True)
+    assert files() == {*made.files, "act/notes.txt"}
+    assert not (folder / "norm").exists()
+    made = evonas.export(assembly, out=folder, force=True)
+    assert files() == {*made.files, "act/notes.txt"}
+    made = evonas.export("norm: x - x / rms[c](x); ffn: x * sigmoid(x)", out=folder, force=True)
+    assert files() == {*made.files, "act/notes.txt"}
+    assert load(folder / "norm").Layer(8)(torch.randn(2, 5, 8)).shape == (2, 5, 8)
+
+
+def test_force_stays_in_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "layer.py").write_text("mine")
+    folder = tmp_path / "b"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path / "other")
+    (folder / "layer.json").write_text('{"parts": {"../other": "", "link": "", "..": "", "gone": ""}}')
+    evonas.export("relu", out=folder, force=True)
+    assert (tmp_path / "other" / "layer.py").read_text() == "mine"
+
+
+def test_kernels_of_another_layer_are_not_used(best: Path, tmp_path: Path) -> None:
+    other = evonas.export("evonorm_s0", out=tmp_path / "other").path
+    for name, kernel in (("same", best), ("mixed", other)):
+        (tmp_path / name).mkdir()
+        shutil.copy(best / "layer.py", tmp_path / name)
+        shutil.copy(kernel / "kernel.py", tmp_path / name)
+    code = (
+        "import sys, warnings; from pathlib import Path\n"
+        "from export_support import load\n"
+        "assert load(Path(sys.argv[1]) / 'same')._kernel is not None\n"
+        "with warnings.catch_warnings(record=True) as seen:\n"
+        "    warnings.simplefilter('always')\n"
+        "    assert load(Path(sys.argv[1]) / 'mixed')._kernel is None\n"
+        "assert 'kernel.py is of another layer' in str(seen[-1].message)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parent,
+        env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_layer_without_kernels_says_so(tmp_path: Path) -> None:
     made = evonas.export("mean[w,h](v1) * x", out=tmp_path / "b")
     assert "kernel.py" not in made.files
@@ -199,7 +253,7 @@ def test_a_candidate_without_a_formula(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_an_assembly_is_a_bundle_per_part(tmp_path: Path) -> None:
     made = evonas.export("norm: x / rms[c](x); act: x * sigmoid(s1 * x)", out=tmp_path / "b", groups=4)
-    assert {"norm/layer.py", "act/layer.py", "act/test_layer.py", "norm/card.md", "layer.json"} <= set(
+    assert {"norm/layer.py", "act/layer.py", "act/test_act.py", "norm/card.md", "layer.json"} <= set(
         made.files
     )
     content = json.loads((tmp_path / "b" / "layer.json").read_text())
@@ -210,3 +264,103 @@ def test_an_assembly_is_a_bundle_per_part(tmp_path: Path) -> None:
     assert torch.allclose(norm(x), torch.nn.functional.rms_norm(x, (8,), eps=1e-5), atol=1e-6)
     assert list(act.state_dict()) == ["s1"]
     assert torch.allclose(act(x), x * torch.sigmoid(x))
+
+
+def test_pytest_runs_the_tests_of_all_parts(tmp_path: Path) -> None:
+    evonas.export("pre_ffn+final: x / rms[c](x); act: x * sigmoid(s1 * x)", out=tmp_path / "b")
+    evonas.export("relu", out=tmp_path / "c")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "b", "c"], cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "9 passed" in done.stdout
+
+
+def test_the_card_of_a_run_of_language_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its scores are shares of saved bits: 0.75 is 2 bits per byte. One finalist was not trained."""
+    run = Run(GOLDEN)
+    candidate = run.candidate("best") | {"score_resnet": 0.7}
+    rows = [r | {"per_proxy": {"resnet": [0.75, 0.0125]}} for r in run.ranking()]
+    rows[-1] |= {"n": 0, "mean": None, "std": None, "per_proxy": {"resnet": [None, None]}, "versus": None}
+    monkeypatch.setattr("evonas.proxies.registry.kind", lambda name: "text" if name == "resnet" else "image")
+    monkeypatch.setattr(Run, "candidate", lambda self, _: candidate)
+    monkeypatch.setattr(Run, "ranking", lambda self: rows)
+    text = (evonas.export(GOLDEN, out=tmp_path / "b").path / "card.md").read_text()
+    head, _, body = text.removeprefix("---").partition("\n---\n")
+    assert "type: text-generation" in head
+    assert "- type: bits_per_byte\n      value: 2.0000\n" in head
+    assert "name: held-out bits per byte on resnet, standard deviation 0.100" in head
+    assert "accuracy" not in head
+    assert "validation scores: mobilenet 0." in body
+    assert ", resnet bits/byte 2.400; mean 0." in body
+    assert "| 2.000 ± 0.100 |" in body
+    assert "| - | - | 0 |" in body
+    assert "Bits per byte: lower is better." in body
+    candidate["candidate"] = rows[-1]["candidate"]  # itself the one without a training
+    text = (evonas.export(GOLDEN, out=tmp_path / "c").path / "card.md").read_text()
+    assert "model-index" not in text
+
+
+def test_the_card_of_a_part_has_the_scores_of_the_assembly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = Run(GOLDEN).candidate("best") | {"formula": "norm: x / rms[c](x); act: x * sigmoid(x)"}
+    monkeypatch.setattr(Run, "candidate", lambda self, candidate: row)
+    made = evonas.export(GOLDEN, out=tmp_path / "b")
+    for part in ("norm", "act"):
+        text = (made.path / part / "card.md").read_text()
+        assert f"Scores of the assembly, of which this layer is a part: `{made.formula}`" in text
+        assert "held-out accuracy of the assembly on resnet" in text
+
+
+def test_a_name_alone_makes_no_layer_of_the_zoo(tmp_path: Path) -> None:
+    other = (evonas.export("x * tanh(x)", out=tmp_path / "a", name="silu").path / "card.md").read_text()
+    assert "is published" not in other
+    assert "Not by a search that is recorded here." in other
+    same = (evonas.export("silu", out=tmp_path / "b", name="swish").path / "card.md").read_text()
+    assert f"The layer itself is published: {ZOO['silu'].source}." in same
+
+
+@pytest.mark.parametrize("layer", ["power_norm", "unified_norm", "power_norm+silu"])
+def test_a_layer_with_state_is_refused(layer: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot hold a layer with state"):
+        evonas.export(layer, out=tmp_path / "b")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gradient_that_is_not_a_number_is_no_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import evonas.export.numerics as numerics
+
+    both = numerics._both
+
+    def broken(module: torch.nn.Module, x: torch.Tensor, dy: torch.Tensor) -> tuple:
+        y, gradients = both(module, x, dy)
+        mine = type(module).__module__ == "evonas_exported_layer"
+        return y, [*gradients[:-1], gradients[-1] * float("nan")] if mine else gradients
+
+    monkeypatch.setattr(numerics, "_both", broken)
+    with pytest.raises(VerificationError, match="off by nan"):
+        evonas.export("evonorm_s0", out=tmp_path / "b")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_and_a_candidate_as_a_pair(tmp_path: Path) -> None:
+    made = evonas.export((GOLDEN, "best"), out=tmp_path / "b")
+    assert made.name == f"{GOLDEN.name}/13809"
+    for wrong in (None, 3, (GOLDEN,), (GOLDEN, "best", 1), ["relu"]):
+        with pytest.raises(UsageError, match="cannot export a"):
+            evonas.export(wrong, out=tmp_path / "c")
+
+
+def test_the_folder_that_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = evonas.export("relu", out=".")
+    assert {p.name for p in Path.cwd().iterdir()} == set(made.files)
+
+
+@pytest.mark.parametrize("name", ["none", "true", "tensor", "any", "path", "value error", "class"])
+def test_names_that_mean_something_in_python(name: str, tmp_path: Path) -> None:
+    made = evonas.export("x / rms[c](x)", out=tmp_path / "b", name=name)
+    assert load(made.path).Layer(4)(torch.randn(2, 4, 3, 3)).shape == (2, 4, 3, 3)
+    assert made.name == name

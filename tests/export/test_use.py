@@ -192,8 +192,21 @@ def test_apply_act_and_drop_layer(best: Path) -> None:
     x = torch.randn(2, 8, 3, 3)
     assert list(layer.state_dict()) == ["weight", "bias"]
     assert torch.allclose(layer(x), x * layer.weight.view(1, -1, 1, 1) + layer.bias.view(1, -1, 1, 1))
-    assert isinstance(module.Layer(8, drop_layer=nn.Identity).drop, nn.Identity)
+    dropped = module.Layer(8, drop_layer=lambda: nn.Dropout2d(0.5))
+    assert torch.equal(dropped.eval()(x), module.Layer(8).eval()(x))
+    maps = dropped.train()(torch.randn(64, 8, 3, 3)).flatten(2).eq(0)
+    assert 0.3 < maps.all(2).float().mean() < 0.7
+    assert torch.equal(maps.all(2), maps.any(2))
     assert module.Layer(8, device="meta", dtype=torch.bfloat16).weight.is_meta
+
+
+def test_drop_layer_sees_the_tensor_that_comes_out(tokens: ModuleType) -> None:
+    """The form for images computes with channels last, and whole maps are dropped all the same."""
+    maps = tokens.RmsNorm(8, drop_layer=lambda: nn.Dropout2d(0.5))(torch.randn(64, 8, 3, 3)).flatten(2).eq(0)
+    assert 0.3 < maps.all(2).float().mean() < 0.7
+    assert torch.equal(maps.all(2), maps.any(2))
+    rows = tokens.RmsNormTokens(8, drop_layer=lambda: nn.Dropout(0.5))(torch.randn(64, 8)).eq(0)
+    assert 0.3 < rows.float().mean() < 0.7
 
 
 @pytest.mark.parametrize("model", ["resnetv2_50", "regnety_002", "densenet121"])

@@ -54,6 +54,24 @@ def by_hand(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
     return out
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_changes_nothing(dtype: torch.dtype) -> None:
+    q, k, v = drawn(40, 16, 16, dtype)
+    decay = decay_rates(4, 0, 2)
+
+    def everything() -> list[Tensor]:
+        made = [lightning_attention(q, k, v, decay, form=form, block=16) for form in EAGER]
+        state = final_state(k, v, decay)
+        return [*made, state, *recurrent_step(state, q[:, :, 0], k[:, :, 0], v[:, :, 0], decay)]
+
+    wanted = everything()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = everything()
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("form", EAGER)
 def test_each_form_is_the_sum_as_it_is_written(form: str) -> None:
     q, k, v = drawn(11, 5, 3, torch.float64, heads=3)

@@ -108,3 +108,22 @@ def test_the_command_line_prints_the_path_and_refuses_what_does_not_fit(tmp_path
     assert "page.html" in capsys.readouterr().err
     with pytest.raises(UsageError):
         write_report(Run(GOLDEN), tmp_path / "x.html", style="docx")
+
+
+def test_the_ending_of_the_file_says_the_format(tmp_path: Path, capsys) -> None:
+    for name, start in (("notes.md", "# "), ("notes.html", "<!doctype html>")):
+        assert main(["report", str(GOLDEN), "-o", str(tmp_path / name), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["format"] == name.rpartition(".")[2]
+        assert (tmp_path / name).read_text(encoding="utf-8").lower().startswith(start)
+    for name, style in (("other.md", "html"), ("other.html", "md")):
+        assert main(["report", str(GOLDEN), "-o", str(tmp_path / name), "--format", style]) == 2
+        assert f"and the format is to be {style}" in capsys.readouterr().err
+        assert not (tmp_path / name).exists()
+
+
+def test_scalars_cannot_go_into_a_file(tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert main(["report", str(GOLDEN), "--format", "tensorboard", "-o", str(path)]) == 4
+        assert "writing TensorBoard files to" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"

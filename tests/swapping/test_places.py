@@ -137,6 +137,30 @@ def test_a_shared_activation_behind_a_dropout_is_left() -> None:
     assert isinstance(model.bn1, nn.BatchNorm2d)
 
 
+@pytest.mark.parametrize("way", ["run", "fx"])
+def test_dropouts_that_are_functions(way: str) -> None:
+    """They do nothing in evaluation, where places are looked for, and hide in training what the layer has made."""
+
+    class Dropped(Residual):
+        rates = (0.5, 0.0)
+
+        def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:  # type: ignore[override]
+            if way == "fx":
+                x = x + y
+            x = self.stem(x)
+            out = self.relu(F.dropout(self.bn1(self.a(x)), self.rates[0], self.training))
+            out = self.relu(F.dropout2d(self.bn2(self.b(out)), p=self.rates[1], training=self.training))
+            return self.relu(self.bn3(self.c(out)) + x)
+
+    model = Dropped()
+    report = evonas.swap(model, "evonorm_s1")
+    assert ("fx" in report.found) == (way == "fx")
+    left = {e.path: e.reason for e in report.left}
+    assert left["bn1"].startswith("has a dropout between norm and activation")
+    assert "bn2" not in left
+    assert isinstance(model.bn1, nn.BatchNorm2d)
+
+
 @pytest.mark.parametrize(
     ("kind", "name"), [("relu", "relu"), ("silu", "silu"), ("swish", "sigmoid"), ("clamp", "clamp")]
 )
@@ -322,3 +346,24 @@ def test_norms_of_a_transformer_encoder_layer_are_called_in_evaluation() -> None
         fast = model(TOKENS)
     torch.testing.assert_close(fast, model(TOKENS).detach())
     assert fast.abs().max() <= 1
+
+
+def test_a_transformer_encoder_with_a_padding_mask() -> None:
+    """In evaluation it would make nested tensors, which its norms take and layers do not."""
+    layer = nn.TransformerEncoderLayer(12, 2, 16, dropout=0.0, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    padding = torch.zeros(2, 6, dtype=torch.bool)
+    padding[1, 4:] = True
+    with torch.no_grad():
+        before = model(TOKENS, src_key_padding_mask=padding)
+        assert before[1, 4:].abs().max() == 0  # what nested tensors leave of padding
+        one = evonas.swap(model, "x / rms[c](x)", what="norm", example=TOKENS, only="layers.0.*")
+        two = evonas.swap(model, "x / rms[c](x)", what="norm", example=TOKENS, only="layers.1.*")
+        out = model(TOKENS, src_key_padding_mask=padding)
+        shorter = model(TOKENS[1:, :4])
+        torch.testing.assert_close(out[1:, :4], shorter)
+        one.undo()
+        assert model(TOKENS, src_key_padding_mask=padding).isfinite().all()
+        assert not model.use_nested_tensor
+        two.undo()
+        assert torch.equal(model(TOKENS, src_key_padding_mask=padding), before)

@@ -303,6 +303,24 @@ def test_undo_follows_the_model_in_mode_and_keeps_state() -> None:
     assert torch.equal(run(model), before)
 
 
+def test_undo_follows_the_model_where_the_new_module_has_no_tensors() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.PReLU(8))
+    report = evonas.swap(model, "evonorm_s1")
+    assert isinstance(model[2], nn.Identity)
+    model.to("meta")
+    report.undo()
+    assert {t.device.type for t in [*model.parameters(), *model.buffers()]} == {"meta"}
+
+
+def test_undo_brings_back_the_dtype_that_was_there() -> None:
+    model = net()
+    report = evonas.swap(model, "evonorm_s1")
+    model.double()
+    report.undo()
+    assert model[1].weight.dtype == torch.float32
+    model.double()(IMAGE.double())
+
+
 def test_the_report_as_text_and_as_json() -> None:
     report = evonas.swap(net(), "evonorm_s0", skip="4")
     text = str(report)
@@ -362,6 +380,16 @@ def test_wrong_use() -> None:
         evonas.swap(net(), {"norms": "relu"})
     with pytest.raises(UsageError, match="does not run on the example: RuntimeError"):
         evonas.swap(net(), "evonorm_s0", example=torch.zeros(1, 5, 8, 8))
+
+
+@pytest.mark.parametrize("layer", ["evonorm_s0", "power_norm", "power_norm+silu"])
+@pytest.mark.parametrize("option", [{"group": 2}, {"device": "cpu"}])
+def test_an_unknown_option(layer: str, option: dict[str, Any]) -> None:
+    model = net()
+    with pytest.raises(UsageError, match="option") as raised:
+        evonas.swap(model, layer, dry_run=True, **option)
+    assert "groups" in f"{raised.value} {raised.value.hint}" or layer != "evonorm_s0"
+    assert isinstance(model[1], nn.BatchNorm2d)
 
 
 def test_no_place() -> None:

@@ -44,6 +44,11 @@ def make_stateful(
     return cls(channels, layout=layout, **kept)
 
 
+def options_of(name: str) -> set[str]:
+    """The options of a layer with state; ``UsageError`` for an unknown name."""
+    return _keywords(stateful_entry(name).load())
+
+
 def _keywords(cls: type[StatefulLayer]) -> set[str]:
     """Keywords of the constructors of a class and its bases, the layer's common ones among them."""
     found: set[str] = set()

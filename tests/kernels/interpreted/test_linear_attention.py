@@ -296,3 +296,16 @@ def test_what_there_is_no_kernel_for_is_named() -> None:
 def test_no_tokens_need_no_kernel() -> None:
     q, k, v, _ = drawn(0, 16, 16, torch.float32)
     assert lightning_attention(q, k, v, RATES[:2], form="triton").shape == (1, 2, 0, 16)
+
+
+def test_heads_far_apart_in_memory() -> None:
+    """Two heads times their stride is 2^31, which is no int32."""
+    tokens, features, heads = 20, 16, 3
+    room = torch.empty(2**31 + tokens * features, dtype=torch.float16)  # of which a few pages are touched
+    near = drawn(tokens, features, features, torch.float16, heads=heads)
+    far = room.as_strided((1, heads, tokens, features), (1, 2**30, features, 1)).copy_(near[1])
+    decay = torch.tensor([0.5, 0.1, 0.0])
+    q, _, v, g = near
+    wanted = both_passes("triton", near, decay)
+    found = both_passes("triton", [q, far, v, g], decay)
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
