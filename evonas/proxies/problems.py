@@ -158,7 +158,10 @@ class LanguageModel:
 
     @property
     def hurdle(self) -> float:
-        """Share of ``guess``; in nats it is below the loss of the uniform guess, whatever the spec says."""
+        """Share of ``guess``. The spec's is set for bytes; for other vocabularies, whose frequencies are less uneven, it
+        is also below the loss of the uniform guess."""
+        if self._spec.tokenizer == "byte":
+            return self._spec.hurdle
         return min(self._spec.hurdle, 0.985 * math.log(self.vocabulary.size) / self.guess)
 
     def batches(self, *, seed: int, share: float, device: torch.device) -> Windows:
