@@ -158,7 +158,7 @@ class LanguageModel:
 
     @property
     def hurdle(self) -> float:
-        """Share of ``guess``. The spec's is set for bytes; for other vocabularies, whose frequencies are less uneven, it
+        """Share of ``guess``. The spec's is set for bytes; for other vocabularies, whose tokens are less uneven, it
         is also below the loss of the uniform guess."""
         if self._spec.tokenizer == "byte":
             return self._spec.hurdle
