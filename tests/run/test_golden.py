@@ -10,11 +10,12 @@ from support import verify
 from evonas.run.directory import RunDirectory
 from evonas.run.log import scan_log
 
-GOLDEN = sorted(p.parent for p in (Path(__file__).parents[2] / "runs" / "golden").glob("*/run.json"))
+RUNS = Path(__file__).parents[2] / "runs"
+GOLDEN = sorted(p.parent for kind in ("golden", "language") for p in (RUNS / kind).glob("*/run.json"))
 
 
-def test_there_is_a_golden_run() -> None:
-    assert GOLDEN
+def test_there_is_a_run_of_images_and_one_of_language_models() -> None:
+    assert {path.parent.name for path in GOLDEN} == {"golden", "language"}
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda p: p.name)
