@@ -76,7 +76,7 @@ print(json.dumps({"safe": log.safe_events, "refusals": refusals}))
 """
 
 READ_ONLY = """
-import json, os, sys
+import contextlib, json, os, sys
 from pathlib import Path
 import pyarrow.parquet
 from evonas.errors import EvonasError
@@ -88,6 +88,8 @@ from log_events import METADATA
 
 run = Path(sys.argv[1])
 RunDirectory.create(run.parent, "norm_act", "warm", seed=1, config={})  # imports what it needs
+with contextlib.suppress(ImportError):
+    import pandas  # pyarrow looks for it when it makes a table
 if os.geteuid() == 0:  # rights do not bind root; nobody may not even read some Python installations
     os.setgid(65534)
     os.setuid(65534)
