@@ -29,6 +29,7 @@ from evonas.evaluation.kernel_choice import choose
 from evonas.evaluation.protocol import EvaluatorSpec
 from evonas.evaluation.registry import find_evaluator
 from evonas.evolution import make_bar, strategy_names, strategy_options
+from evonas.graph import get_layout
 from evonas.layers import resolve_candidate
 from evonas.layers.assembled import is_name
 from evonas.plugins import describe_plugins, load_entry_points, load_plugins
@@ -86,8 +87,27 @@ def check_settings(settings: Settings) -> AnySpace:
     matter.pop("enabled")
     make_bar((), **matter)
     check_evaluation(settings)
+    _check_layouts(settings, space)
     check_reachable(settings, space.rows)
     return space
+
+
+def _check_layouts(settings: Settings, space: AnySpace) -> None:
+    """Every index set that the space draws must mean something to the layers of every proxy."""
+    from evonas.proxies.registry import layout
+
+    if settings.evaluation.evaluator != "proxies":
+        return
+    for name in settings.evaluation.proxies:
+        where = get_layout(layout(name))
+        for operation in space.operations:
+            missing = [axis for axis in operation.index or () if axis not in where.axes]
+            if missing:
+                raise UsageError(
+                    f"space {space.name!r} draws {operation}, and the layers of proxy {name!r} are given tensors "
+                    f"{where.shape}, which have no axis {missing[0]!r}",
+                    hint="--space norm_act_lm for language models, norm_act_any for both kinds, or another proxy",
+                )
 
 
 def check_evaluation(settings: Settings) -> None:

@@ -151,3 +151,10 @@ def test_text_that_does_not_do_is_refused_before_the_run(tmp_path: Path, sets: l
     with pytest.raises(UsageError, match=words):
         create_run(resolve(sets=given)[0], root=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_space_whose_index_sets_a_proxy_does_not_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no axis 'w'") as caught:
+        create_run(resolve(flags={"evaluation.proxies": ["resnet", "transformer"]})[0], root=tmp_path)
+    assert "norm_act_any" in str(caught.value.hint)
+    assert not list(tmp_path.iterdir())
