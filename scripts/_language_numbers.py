@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from _page_numbers import block, committed_run, results, table
+from _page_numbers import block, committed_run, funnel_of, results, table
 
 
 def _spread(mean: float | None, std: float | None, sign: str = "") -> str:
@@ -82,23 +82,7 @@ def _swept(row: Mapping[str, Any], proxy: str) -> str:
 @block
 def language_funnel(root: Path) -> str | None:
     """What became of the candidates of the committed run."""
-    run = committed_run(root, "language")
-    if run is None:
-        return None
-    rows = []
-    for row in run.funnel().rows():
-        reasons = ", ".join(f"{count:,} {why}" for why, count in list(row["reasons"].items())[:2])
-        rows.append(
-            [
-                row["arm"],
-                row["stage"],
-                f"{row['in']:,}",
-                f"{row['rejected']:,}",
-                f"{row['seconds']:.1f}",
-                reasons,
-            ]
-        )
-    return table(["arm", "stage", "in", "rejected", "seconds", "why"], rows)
+    return funnel_of(committed_run(root, "language"))
 
 
 @block

@@ -47,3 +47,23 @@ def spread(pair: Any, sign: str = "") -> str:
     if mean is None:
         return "none"
     return f"{100 * mean:{sign}.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
+
+
+def funnel_of(run: Any) -> str | None:
+    """What became of the candidates of a run, None without one."""
+    if run is None:
+        return None
+    rows = []
+    for row in run.funnel().rows():
+        reasons = ", ".join(f"{count:,} {why}" for why, count in list(row["reasons"].items())[:2])
+        rows.append(
+            [
+                row["arm"],
+                row["stage"],
+                f"{row['in']:,}",
+                f"{row['rejected']:,}",
+                f"{row['seconds']:.1f}",
+                reasons,
+            ]
+        )
+    return table(["arm", "stage", "in", "rejected", "seconds", "why"], rows)

@@ -26,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))  # also when the tests load this file by its path
 
 import _language_numbers  # noqa: F401  (registers its blocks)
-from _page_numbers import BLOCKS, ROOT, block, committed_run, results, spread, table
+from _page_numbers import BLOCKS, ROOT, block, committed_run, funnel_of, results, spread, table
 
 PAGES = ("README.md", "benchmarks/README.md", "docs/*.md")
 _BLOCK = re.compile(r"(<!-- numbers: (\w+) -->\n)(.*?)(<!-- /numbers -->)", re.S)
@@ -53,23 +53,7 @@ def ranking(root: Path) -> str | None:
 @block
 def funnel(root: Path) -> str | None:
     """What became of the candidates of the golden run."""
-    run = committed_run(root)
-    if run is None:
-        return None
-    rows = []
-    for row in run.funnel().rows():
-        reasons = ", ".join(f"{count:,} {why}" for why, count in list(row["reasons"].items())[:2])
-        rows.append(
-            [
-                row["arm"],
-                row["stage"],
-                f"{row['in']:,}",
-                f"{row['rejected']:,}",
-                f"{row['seconds']:.1f}",
-                reasons,
-            ]
-        )
-    return table(["arm", "stage", "in", "rejected", "seconds", "why"], rows)
+    return funnel_of(committed_run(root))
 
 
 @block
