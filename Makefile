@@ -2,16 +2,20 @@
 #   VENV=path     the virtual environment (.venv), created when missing
 #   PYTHON=name   the interpreter that creates it (python3)
 #   WORKERS=n     evaluation slots of `make search` (2)
+#   PROCESSES=n   processes that share the tests (2); 0 runs them in one that a debugger can stop
 #   ARGS="..."    further options for `evonas search` or pytest
 #   PIP_ARGS=...  further options for pip, for instance an index with CPU builds of torch
 
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
+PROCESSES ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.evonas-installed
 TYPED := build/typed
 FAST := not slow and not gpu
+# Tests of one file mostly stay together, so that its fixtures are made once; who has nothing left takes over some.
+SHARED = -n $(PROCESSES) --dist worksteal
 # Absolute, because one recipe changes its folder.
 ROOT := $(CURDIR)
 ABSBIN = $(abspath $(BIN))
@@ -40,10 +44,10 @@ search: $(STAMP) ## Search norm_act on the embedded images: 2 cores, at most 12 
 	$(BIN)/evonas search --space norm_act --config examples/search.toml --workers $(WORKERS) $(ARGS)
 
 test: lint typecheck ## Lint, types and the fast tests: 2 cores, at most 15 minutes
-	$(THREADS) $(BIN)/python -m pytest -m "$(FAST)" $(ARGS)
+	$(THREADS) $(BIN)/python -m pytest $(SHARED) -m "$(FAST)" $(ARGS)
 
 test-all: lint typecheck ## The same with the slow tests
-	$(THREADS) $(BIN)/python -m pytest -m "not gpu" $(ARGS)
+	$(THREADS) $(BIN)/python -m pytest $(SHARED) -m "not gpu" $(ARGS)
 
 lint: $(STAMP) ## Style: ruff check and ruff format
 	$(BIN)/ruff check .

@@ -141,8 +141,11 @@ def test_strided_tensors_are_read_where_they_lie() -> None:
     one = v[:, :, :1].expand(-1, -1, 50, -1)
     decay = decay_rates(4, 0, 2)
     for form in EAGER:
-        assert torch.equal(
-            lightning_attention(*moved, decay, form=form), lightning_attention(q, k, v, decay, form=form)
+        torch.testing.assert_close(  # not bits: a matrix product may choose another order for other strides
+            lightning_attention(*moved, decay, form=form),
+            lightning_attention(q, k, v, decay, form=form),
+            rtol=1e-13,
+            atol=1e-13,
         )
         assert lightning_attention(q, k, one, decay, form=form).isfinite().all()
 

@@ -109,13 +109,11 @@ def test_a_changed_space_becomes_the_run_s_own(tmp_path: Path) -> None:
 
 def test_a_run_that_the_clock_ended_can_go_on(tmp_path: Path) -> None:
     directory, status = free_run(
-        tmp_path, search__candidates=400, search__max_time_s=0.5, evaluation__options={"sleep_s": 0.02}
+        tmp_path, search__candidates=80, search__max_time_s=0.5, evaluation__options={"sleep_s": 0.02}
     )
     assert status in ("finished", "empty")
-    assert execute(directory, free_settings(search__candidates=400), resume=True) == "finished"
-    assert (
-        len([r for r in Run(directory).table().to_pylist() if r["arm"] == "search" and r["formula"]]) == 400
-    )
+    assert execute(directory, free_settings(search__candidates=80), resume=True) == "finished"
+    assert len([r for r in Run(directory).table().to_pylist() if r["arm"] == "search" and r["formula"]]) == 80
     verify(directory)
 
 
