@@ -25,6 +25,7 @@ from evonas.export.layer_text import layer_source
 from evonas.export.numerics import latency, measure
 from evonas.export.origin import Origin, find_origin
 from evonas.export.self_test import TEST, expected_text, record
+from evonas.export.stateful_text import stateful_source
 from evonas.layers.assembled import AssembledLayer
 from evonas.layers.layer import Layer
 from evonas.primitives import EPS
@@ -34,6 +35,8 @@ SCHEMA = "evonas.layer/1"
 LICENCE = "Apache-2.0"
 #: Largest difference between the exported module and that of evonas in float32, relative to 1 + the largest value.
 CLOSE = 1e-6
+#: Why a layer with state has none.
+NO_KERNELS = "the layer keeps state, and what it does with it is its own code"
 #: Every file that a bundle may have. The kernels go first: without them a layer that is cut off here still computes
 #: what it says.
 FILES = ("kernel.py", "layer.py", "test_layer.py", "expected.json", "card.md", "formula.tex", "graph.svg", "LICENSE",
@@ -69,7 +72,7 @@ def export(
 
     Args:
         target: a run (folder, name, beginning of a name, "latest", or ``Run``), or a layer as ``evonas.layer`` takes
-            it: a name of the zoo, a formula, a file, ``(run, candidate)``, a ``Layer``. None with state of their own.
+            it: a name of the zoo, a formula, a file, ``(run, candidate)``, a ``Layer``.
         candidate: of a run: its id or "best", the default. Whatever became of it.
         out: the folder to make.
         to: further formats: "onnx", "torch_export".
@@ -81,9 +84,9 @@ def export(
         plugins: files to load first.
 
     Raises:
-        UsageError: no such run, candidate or layer, a folder that is there, an unknown format, a format that the
-            layer cannot be written in, or a layer with state.
-        PluginError: an operation whose source cannot be copied.
+        UsageError: no such run, candidate or layer, a folder that is there, an unknown format, or a format that the
+            layer cannot be written in.
+        PluginError: an operation or a layer with state whose source cannot be copied.
         EnvironmentUnusable: a folder that cannot be written, a missing package.
         VerificationError: the written layer computes something else than evonas. Nothing is left behind then.
     """
@@ -97,7 +100,6 @@ def export(
     origin = find_origin(target, candidate, runs=runs, plugins=plugins)
     folder = Path(out)
     _check_free(folder, force)
-    _check_state(origin.layer)
     if name:
         origin.layer = replace(origin.layer, name=name)
     try:
@@ -153,14 +155,22 @@ def _fill(
 
     layer = origin.layer
     assert isinstance(layer, Layer)
-    source = layer_source(
-        layer.graph, layer.name, layer.layout, eps=eps, groups=groups, about=origin.words, licence=LICENCE,
-        digest=layer.digest, version=__version__, affine=layer.affine,
-    )  # fmt: skip
-    _write(part / "layer.py", source.text)
-    kernels = kernel_source(layer.graph, source, eps=eps, version=__version__, affine=layer.affine)
-    if kernels is not None:
-        _write(part / "kernel.py", kernels)
+    why: str | None = NO_KERNELS
+    if layer.stateful:
+        source = stateful_source(
+            layer, eps=eps, about=origin.words, licence=LICENCE, digest=layer.digest, version=__version__
+        )
+        _write(part / "layer.py", source.text)
+    else:
+        source = layer_source(
+            layer.graph, layer.name, layer.layout, eps=eps, groups=groups, about=origin.words, licence=LICENCE,
+            digest=layer.digest, version=__version__, affine=layer.affine,
+        )  # fmt: skip
+        _write(part / "layer.py", source.text)
+        why = why_no_kernels(layer.graph, source)
+        kernels = kernel_source(layer.graph, source, eps=eps, version=__version__, affine=layer.affine)
+        if kernels is not None:
+            _write(part / "kernel.py", kernels)
     module = load(part / "layer.py")
     module._kernel = None  # type: ignore[attr-defined]  # what is measured is the eager form
     made = module.Layer
@@ -187,7 +197,6 @@ def _fill(
     _write(
         part / "LICENSE", resources.files("evonas.export").joinpath("LICENSE.txt").read_text(encoding="utf-8")
     )
-    why = why_no_kernels(layer.graph, source)
     words = {FORMATS[f]: f"{channels} channels, any batch; {checks[FORMATS[f]]}" for f in formats}
     times = latency(layer, made)
     facts = CardFacts(source, numbers, times, __version__, LICENCE, eps, groups, why, words, test_name)
@@ -205,6 +214,7 @@ def _fill(
         "classes": source.classes,
         "parameters": list(source.program.parameters),
         "running": {s.name: s.key for s in source.program.statistics},
+        **({"stateful": layer.stateful} if layer.stateful else {}),
         "licence": LICENCE,
         "evonas": __version__,
         "origin": {"words": origin.words, "command": origin.command, **origin.facts},
@@ -251,16 +261,6 @@ def _write(path: Path, text: str) -> None:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     _write(path, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
-
-
-def _check_state(layer: Layer | AssembledLayer) -> None:
-    names = sorted({one.stateful for one in layer.layers if one.stateful})
-    if names:
-        raise UsageError(
-            f"a bundle cannot hold a layer with state, and {' and '.join(names)} is one: its warm-up and its "
-            "buffers are no formula",
-            hint="use evonas.layer(...).module(channels), with torch.save for its state",
-        )
 
 
 def _check_free(folder: Path, force: bool) -> None:

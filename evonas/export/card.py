@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +46,7 @@ def card(origin: Origin, facts: CardFacts) -> str:
         f"# {origin.layer.name}",
         _formula(origin, facts),
         ("## Use", _use(facts)),
+        *([("## State", state)] if (state := _state(origin, facts)) else []),
         ("## What it replaces, and where not to use it", _limits(origin, facts)),
         ("## How it was found", _found(origin)),
         ("## Scores", _scores(origin)),
@@ -97,8 +99,11 @@ def _results(origin: Origin, row: dict[str, Any]) -> list[str]:
 
 
 def _formula(origin: Origin, facts: CardFacts) -> str:
+    layer = origin.layer
+    stateful = isinstance(layer, Layer) and layer.stateful
     return (
-        f"    {origin.layer.formula}\n\n$$ {origin.layer.latex} $$\n\n![The graph of the layer](graph.svg)\n\n"
+        ("What it does to one batch in its warm-up; the rest is under State.\n\n" if stateful else "")
+        + f"    {origin.layer.formula}\n\n$$ {origin.layer.latex} $$\n\n![The graph of the layer](graph.svg)\n\n"
         f"{origin.words} A per-channel weight and bias follow the formula. Digest of the formula: "
         f"`{origin.layer.digest}`."
     )
@@ -121,6 +126,27 @@ def _use(facts: CardFacts) -> str:
         + "numbers."
         + (f"\n\nIn other formats, in evaluation:\n{formats}" if formats else "")
     )  # fmt: skip
+
+
+def _state(origin: Origin, facts: CardFacts) -> str:
+    layer = origin.layer
+    assert isinstance(layer, Layer)
+    contract = layer.contract
+    if contract is None:
+        return ""
+    names = {s.key: s.name for s in facts.source.program.statistics}
+    rows = []
+    for heading, words in contract.lines():
+        for key, name in names.items():
+            words = re.sub(rf"{re.escape(key)}( \([^)]*\))?", name, words)
+        rows.append((heading, words))
+    text = table(("what", "how"), rows)
+    if "fold" in facts.source.text.partition("class ")[0]:
+        text += (
+            "\n\nFor inference, `fold(layer, linear)` in `layer.py` gives a linear map or convolution that computes "
+            'what map and layer compute one after the other; `position="before"` is for a layer in front of the map.'
+        )
+    return text
 
 
 def _where(layout: str, facts: CardFacts) -> str:
@@ -267,6 +293,8 @@ def _numerics(facts: CardFacts) -> str:
     rows = [(dtype, f"{error:.1e}") for dtype, error in n.errors.items()]
     scales = [f"{'finite' if fine else 'not finite'} at {scale} times" for scale, fine in n.scales.items()]
     check = NOT_MEASURED if n.gradcheck is None else f"{n.gradcheck:.1e}"
+    if not n.derivative:
+        check = "none, the gradient rule of the layer is not the derivative (see State)"
     return (
         "Measured when this was written, on a CPU and normal random input. Half-precision input is computed in float32 "
         "and rounded once.\n\n"

@@ -72,6 +72,11 @@ def forms_of(graph: Graph, layout: str) -> tuple[Form, str | None]:
     return _FORMS[get_layout(layout).name, grouped], None
 
 
+def form_named(layout: str) -> Form:
+    """The form of a layout whose channels are not split."""
+    return _FORMS[layout, False]
+
+
 def is_parameter(leaf: str) -> bool:
     """Whether a leaf is trainable."""
     return leaf != "x" and literal(leaf) is None

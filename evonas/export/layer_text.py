@@ -8,9 +8,11 @@ import re
 import textwrap
 from dataclasses import dataclass
 
+from evonas.export.folding_text import EVAL_AFFINE, FOLD
 from evonas.export.forms import INITIAL, Form, forms_of
 from evonas.export.statements import Program, program
 from evonas.graph import Graph
+from evonas.layers.affine_form import not_affine
 
 _SHAPES = {
     "nchw": "(batch, channels, height, width)",
@@ -103,6 +105,7 @@ class _Text:
         self.graph, self.form, self.made = graph, form, made
         self.classes, self.first, self.main = classes, first, main
         self.eps, self.groups, self.affine = eps, groups, affine
+        self.folds = not_affine(graph) is None
 
     def write(self, about: str, licence: str, digest: str, version: str, identity: str) -> str:
         formula = str(self.graph)
@@ -118,10 +121,12 @@ Written by evonas {version}; digest of the formula {digest}. Licence: {licence},
 """
 '''
         math_import = "import math\n" if any("math." in f for f in self.made.functions.values()) else ""
+        copy_import = "import copy\n" if self.folds else ""
+        names = sorted([*self.classes, "Layer", "norm_act", *(["fold"] if self.folds else [])])
         imports = f"""
 from __future__ import annotations
 
-import importlib.util
+{copy_import}import importlib.util
 {math_import}import os
 import warnings
 from pathlib import Path
@@ -130,14 +135,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = [{", ".join(f'"{n}"' for n in sorted([*self.classes, "Layer", "norm_act"]))}]
+__all__ = [{", ".join(f'"{n}"' for n in names)}]
 
 _HALF = (torch.float16, torch.bfloat16)
 #: Digest and layout of the formula. kernel.py has the same, or is of another layer.
 _IDENTITY = "{identity}"
 """
         functions = "\n\n".join(text.strip("\n") + "\n" for text in self.made.functions.values())
-        blocks = [imports, functions, _LOAD_KERNEL, self._class(), self._second(), self._factory()]
+        blocks = [
+            imports,
+            functions,
+            _LOAD_KERNEL,
+            self._class(),
+            self._second(),
+            FOLD if self.folds else "",
+            self._factory(),
+        ]
         return head + "\n" + "\n\n".join(b.strip("\n") + "\n" for b in blocks if b)
 
     def _glossary(self) -> str:
@@ -176,6 +189,10 @@ _IDENTITY = "{identity}"
                   "        if self.weight is None or self.bias is None:", "            return y"]  # fmt: skip
         view = ".view(1, -1, 1, 1)" if form.name == "nchw" else ""
         lines += [f"        return y * self.weight.to(y.dtype){view} + self.bias.to(y.dtype){view}"]
+        if self.folds:
+            shape = {"nchw": "(1, self.num_features, 1, 1)", "btc": "(1, 1, self.num_features)"}
+            text = EVAL_AFFINE.replace("SHAPE", shape.get(form.name, "(1, self.num_features)"))
+            lines += ["", *textwrap.indent(text.strip("\n"), "    ").splitlines()]
         if stats:
             lines += ["", *textwrap.indent(_AVERAGE, "    ").splitlines()]
             names = ", ".join(f'"{s.name}"' for s in stats) + ("," if len(stats) == 1 else "")
@@ -303,14 +320,17 @@ class {other}({self.first}):
 Layer = {self.main}'''
 
     def _factory(self) -> str:
-        image = next((n for n, layout in self.classes.items() if layout == "nchw"), None)
-        made = image or self.main
-        return f'''
+        return factory(next((n for n, layout in self.classes.items() if layout == "nchw"), self.main))
+
+
+def factory(made: str) -> str:
+    """The function that timm takes, for the class of that name."""
+    return f'''
 
 def norm_act(num_features: int, *args: Any, **kwargs: Any) -> {made}:
     """A layer in the place of a norm and an activation; a function, because timm takes no other classes than its own.
 
-    timm.create_model("resnet50", norm_layer=norm_act)
+    timm.create_model("resnetv2_50", norm_layer=norm_act)
     """
     return {made}(num_features, *args, **kwargs)'''
 

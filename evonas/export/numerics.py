@@ -28,13 +28,14 @@ class Numerics:
     """errors: dtype -> largest error of the output against float64, in units of the largest value. evonas: the same
     of outputs and gradients against the module of evonas in float32, NaN if one is. scales: factor on x -> whether
     all is finite. gradcheck: largest difference to finite differences in float64, relative; None if it could not be
-    taken."""
+    taken. derivative: whether the gradient is meant to be the derivative."""
 
     errors: dict[str, float]
     evonas: float
     scales: dict[str, bool]
     gradcheck: float | None
     largest: float
+    derivative: bool = True
 
 
 def measure(layer: Layer, make: Callable[..., nn.Module], grouped: bool, eps: float) -> Numerics:
@@ -65,7 +66,11 @@ def measure(layer: Layer, make: Callable[..., nn.Module], grouped: bool, eps: fl
     for scale in (1e-4, 1e2, 1e4):
         y, gradients = _both(fresh(), (scale * x).float(), dy.float())
         scales[f"{scale:g}"] = all(bool(t.isfinite().all()) for t in (y, *gradients))
-    return Numerics(errors, off, scales, _differences(fresh().double(), x[:2], dy[:2]), largest)
+    derivative = layer.contract is None or layer.contract.derivative
+    differences = None
+    if not layer.stateful or derivative:
+        differences = _differences(fresh().double().train(not layer.stateful), x[:2], dy[:2])
+    return Numerics(errors, off, scales, differences, largest, derivative)
 
 
 def _both(module: nn.Module, x: torch.Tensor, dy: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:

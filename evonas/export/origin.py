@@ -12,6 +12,7 @@ from evonas.errors import EvonasError, UsageError
 from evonas.graph import Graph
 from evonas.layers.assembled import AssembledLayer, candidate_from, resolve_candidate
 from evonas.layers.layer import Layer, named_layer
+from evonas.layers.stateful.registry import stateful_entry
 from evonas.layers.zoo import ZOO
 from evonas.run.run import Run
 from evonas.run.session import load_all_plugins, open_settings, recorded_space
@@ -103,6 +104,10 @@ def _of_layer(layer: Layer | AssembledLayer, typed: str | None = None) -> Origin
         entry = ZOO[layer.name]
         words = f"{layer.name} of the zoo of evonas: {entry.summary}. Source: {entry.source}."
         return Origin(layer, words, f"evonas export {layer.name} -o DIR", published=entry.source)
+    if isinstance(layer, Layer) and layer.stateful and layer.name == layer.stateful:
+        known = stateful_entry(layer.stateful)
+        words = f"{layer.name}, a layer with state: {known.summary}. Source: {known.source}."
+        return Origin(layer, words, f"evonas export {layer.name} -o DIR", published=known.source)
     words = "A formula that was given to evonas; nothing is recorded about how it was found."
     argument = typed if typed is not None else layer.formula
     return Origin(layer, words, f'evonas export "{argument}" -o DIR')

@@ -9,6 +9,7 @@ from evonas.errors import UsageError
 from evonas.export.forms import forms_of
 from evonas.export.statements import program
 from evonas.graph import Graph
+from evonas.layers.stateful.registry import STATEFUL
 
 if TYPE_CHECKING:
     from evonas.layers.module import GraphLayer
@@ -25,12 +26,14 @@ def from_evonas_state(state: Mapping[str, Any], formula: str | Graph, layout: st
 
     Args:
         state: ``module.state_dict()``; ``statistics.<n>.running`` have the shape of the split view there.
-        formula: of the layer.
+        formula: of the layer; of a layer with state its name, and the state is the same there and here.
         layout: of the module, "nchw" or "btc".
 
     Raises:
         UsageError: a key that a module of that formula does not have.
     """
+    if isinstance(formula, str) and formula in STATEFUL:
+        return dict(state)
     graph = Graph.parse(formula) if isinstance(formula, str) else formula
     keys = _keys(graph, layout)
     made: dict[str, Any] = {}

@@ -253,18 +253,21 @@ def _from_file(path: Path) -> Layer:
             f"cannot read a layer from {_short(str(path))}: {getattr(error, 'strerror', None) or error}",
             hint="name a file that holds a formula, or write the formula itself",
         ) from None
-    name, formula, layout = path.stem, text, "nchw"
+    name, formula, layout, stateful = path.stem, text, "nchw", None
     if text.startswith("{"):
         try:
             data: Mapping[str, Any] = json.loads(text)
             formula = str(data["formula"])
             name, layout = str(data.get("name", name)), str(data.get("layout", layout))
+            stateful = data.get("stateful")
         except (ValueError, KeyError) as error:
             raise UsageError(
                 f"{path} is not a layer file: {error!r}",
                 hint='write {"formula": "max(x, 0)"} or the formula alone',
             ) from None
     try:
+        if stateful:
+            return replace(named_layer(str(stateful)).laid_out(layout), name=name, source=str(path))
         return Layer(name, Graph.parse(formula), get_layout(layout).name, source=str(path))
     except EvonasError as error:
         raise type(error)(f"{path}: {error.message}", hint=error.hint) from None

@@ -322,13 +322,6 @@ def test_a_name_alone_makes_no_layer_of_the_zoo(tmp_path: Path) -> None:
     assert f"The layer itself is published: {ZOO['silu'].source}." in same
 
 
-@pytest.mark.parametrize("layer", ["power_norm", "unified_norm", "power_norm+silu"])
-def test_a_layer_with_state_is_refused(layer: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot hold a layer with state"):
-        evonas.export(layer, out=tmp_path / "b")
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_gradient_that_is_not_a_number_is_no_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import evonas.export.numerics as numerics
 
