@@ -20,9 +20,10 @@ def runs(incomplete: str) -> list[str]:
 
 def layers(incomplete: str) -> list[str]:
     """Layers of the zoo, and runs."""
+    from evonas.layers.stateful.registry import STATEFUL
     from evonas.layers.zoo import ZOO
 
-    return [*_starting(ZOO, incomplete), *runs(incomplete)]
+    return [*_starting([*ZOO, *STATEFUL], incomplete), *runs(incomplete)]
 
 
 def spaces(incomplete: str) -> list[str]:

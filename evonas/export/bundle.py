@@ -138,7 +138,8 @@ def _assembly(origin: Origin, layer: AssembledLayer) -> dict[str, Any]:
     from evonas import __version__
 
     return {
-        "schema": SCHEMA, "name": layer.name, "formula": layer.formula, "digest": layer.digest, "layout": layer.layout,
+        "schema": SCHEMA, "name": layer.name, "formula": layer.formula, "text": layer.text,
+        "digest": layer.digest, "layout": layer.layout,
         "parts": {slots: f"{slots}/layer.json" for slots in layer.parts}, "licence": LICENCE, "evonas": __version__,
         "origin": {"words": origin.words, "command": origin.command, **origin.facts}, "ranking": origin.row,
     }  # fmt: skip
@@ -208,6 +209,7 @@ def _fill(
         "canonical": str(layer.canonical),
         "digest": layer.digest,
         "layout": layer.layout,
+        "affine": layer.affine,
         "groups": groups,
         "eps": eps,
         "class": source.name,

@@ -12,7 +12,7 @@ from evonas.errors import EvonasError, UsageError
 from evonas.graph import Graph
 from evonas.layers.assembled import AssembledLayer, candidate_from, resolve_candidate
 from evonas.layers.layer import Layer, named_layer
-from evonas.layers.stateful.registry import stateful_entry
+from evonas.layers.stateful.registry import STATEFUL, stateful_entry
 from evonas.layers.zoo import ZOO
 from evonas.run.run import Run
 from evonas.run.session import load_all_plugins, open_settings, recorded_space
@@ -86,6 +86,11 @@ def find_origin(
         return _of_run(target, candidate)
     if isinstance(target, Layer | AssembledLayer | Graph):
         return _of_layer(resolve_candidate(target))
+    if candidate is not None and isinstance(target, str) and target in (*ZOO, *STATEFUL):
+        raise UsageError(
+            f"{target} is a layer and no run: it has no candidate {candidate}",
+            hint=f"evonas export {target} -o DIR",
+        )
     if candidate is not None or is_run(target) or os.fspath(target) == "latest":
         return _of_run(Run(target, runs), candidate)
     try:

@@ -10,18 +10,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evonas.errors import FormulaError, UsageError, unknown_name
+from evonas.errors import EvonasError, FormulaError, UsageError, unknown_name
 from evonas.graph import Assembly, Graph, format_latex
 from evonas.graph.graph import PARAMETER_LEAVES
 from evonas.graph.layout import get_layout
 from evonas.graph.slots import ACT_SLOTS, NORM_SLOTS, group_name
-from evonas.layers.layer import Layer, named_layer, resolve_layer
+from evonas.layers.layer import Layer, layer_file, named_layer, read_layer_file, resolve_layer
 from evonas.layers.stateful.registry import STATEFUL, stateful_entry
 from evonas.layers.zoo import ZOO
 
 if TYPE_CHECKING:
     from evonas.layers.module import GraphLayer
 
+#: How the text of an assembly begins: a name of slots, and a colon.
+_SLOTS = re.compile(r"[A-Za-z0-9_+\s]*(\([^)]*\))?\s*:(?!=)")
 _NAMES = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\s*\+\s*([A-Za-z_][A-Za-z0-9_]*)")
 
 
@@ -252,15 +254,18 @@ def resolve_candidate(spec: str | Path | Graph | Assembly | Layer | AssembledLay
         return spec
     if isinstance(spec, Assembly):
         return candidate_of(spec, layout="btc")
-    if not isinstance(spec, str):
+    if not isinstance(spec, str | Path):
         return resolve_layer(spec)
-    text = spec.strip()
+    file = None if isinstance(spec, str) and spec.strip() in (*ZOO, *STATEFUL) else layer_file(spec)
+    if file is not None:
+        return _from_file(file)
+    text = str(spec).strip()
     pair = _NAMES.fullmatch(text)
     if pair is not None and not {pair[1], pair[2]} <= {"x", *PARAMETER_LEAVES}:
         return named_assembly(pair[1], pair[2])
     if text in ZOO:
         return _of_zoo(text)
-    if re.match(r"[A-Za-z0-9_+\s]*(\([^)]*\))?\s*:(?!=)", text):
+    if _SLOTS.match(text):
         made = Assembly.parse(text, {name: entry.formula for name, entry in ZOO.items()}, _stateful("btc"))
         return candidate_of(made, layout="btc")
     if ";" in text:
@@ -269,6 +274,19 @@ def resolve_candidate(spec: str | Path | Graph | Assembly | Layer | AssembledLay
             hint="write for example: norm: x / rms[c](x); act: x * sigmoid(x)",
         )
     return resolve_layer(spec)
+
+
+def _from_file(path: Path) -> Layer | AssembledLayer:
+    """A layer or an assembly from a file; that of a bundle says with ``text`` which of its layers have state."""
+    data = read_layer_file(path)
+    text = str(data.get("text", data["formula"]))
+    if not _SLOTS.match(text):
+        return resolve_layer(path)
+    try:
+        made = resolve_candidate(text)
+    except EvonasError as error:
+        raise type(error)(f"{path}: {error.message}", hint=error.hint) from None
+    return replace(made, name=str(data["name"]), source=str(path))
 
 
 def _of_zoo(name: str) -> Layer | AssembledLayer:

@@ -214,7 +214,7 @@ def named_layer(name: str) -> Layer:
 
 
 def resolve_layer(spec: str | Path | Graph | Layer) -> Layer:
-    """A layer from a zoo name, a formula, a graph, or a file that holds a formula or {"formula": ...}.
+    """A layer from a zoo name, a formula, a graph, a file that holds a formula or {"formula": ...}, or a bundle.
 
     Raises:
         UsageError, FormulaError: nothing of the kind; the message tells what was tried.
@@ -223,13 +223,12 @@ def resolve_layer(spec: str | Path | Graph | Layer) -> Layer:
         return spec
     if isinstance(spec, Graph):
         return Layer("layer", spec.active())
-    if isinstance(spec, Path):
-        return _from_file(spec)
-    text = spec.strip()
+    text = spec.strip() if isinstance(spec, str) else ""
     if text in ZOO or text in STATEFUL:
         return named_layer(text)
-    if _looks_like_a_path(text):
-        return _from_file(Path(text))
+    file = layer_file(spec if isinstance(spec, Path) else text)
+    if file is not None:
+        return _from_file(file)
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) and text not in ("x", *PARAMETER_LEAVES):
         raise unknown_name(
             "layer", _short(text), [*ZOO, *STATEFUL], hint='or write a formula such as "max(x, 0)"'
@@ -245,7 +244,23 @@ def _short(text: str) -> str:
     return ascii(text)[1:-1] if len(text) <= 200 else f"{ascii(text[:100])[1:-1]}... ({len(text)} characters)"
 
 
-def _from_file(path: Path) -> Layer:
+def layer_file(spec: str | Path) -> Path | None:
+    """The file that a text or path names a layer by, or the layer.json of a bundle's folder; None for other texts."""
+    path = Path(spec)
+    try:
+        if path.is_dir() and (path / "layer.json").is_file():
+            return path / "layer.json"
+    except (OSError, ValueError):  # a text that no file system takes for a name, such as a long formula
+        return None
+    return path if isinstance(spec, Path) or _looks_like_a_path(spec) else None
+
+
+def read_layer_file(path: Path) -> dict[str, Any]:
+    """What a file says of a layer: formula and name, and where it is from a bundle layout, affine, stateful, text.
+
+    Raises:
+        UsageError: it cannot be read, or is no layer.
+    """
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
@@ -253,21 +268,27 @@ def _from_file(path: Path) -> Layer:
             f"cannot read a layer from {_short(str(path))}: {getattr(error, 'strerror', None) or error}",
             hint="name a file that holds a formula, or write the formula itself",
         ) from None
-    name, formula, layout, stateful = path.stem, text, "nchw", None
-    if text.startswith("{"):
-        try:
-            data: Mapping[str, Any] = json.loads(text)
-            formula = str(data["formula"])
-            name, layout = str(data.get("name", name)), str(data.get("layout", layout))
-            stateful = data.get("stateful")
-        except (ValueError, KeyError) as error:
-            raise UsageError(
-                f"{path} is not a layer file: {error!r}",
-                hint='write {"formula": "max(x, 0)"} or the formula alone',
-            ) from None
+    if not text.startswith("{"):
+        return {"formula": text, "name": path.stem}
     try:
-        if stateful:
-            return replace(named_layer(str(stateful)).laid_out(layout), name=name, source=str(path))
-        return Layer(name, Graph.parse(formula), get_layout(layout).name, source=str(path))
+        data = json.loads(text)
+        return {"name": path.stem, **data, "formula": str(data["formula"])}
+    except (ValueError, KeyError) as error:
+        why = "it has no formula" if isinstance(error, KeyError) else str(error)
+        raise UsageError(
+            f"{path} is not a layer file: {why}",
+            hint='write {"formula": "max(x, 0)"} or the formula alone',
+        ) from None
+
+
+def _from_file(path: Path) -> Layer:
+    data = read_layer_file(path)
+    name, layout = str(data["name"]), str(data.get("layout", "nchw"))
+    affine = data.get("affine") is not False
+    try:
+        if data.get("stateful"):
+            made = named_layer(str(data["stateful"])).laid_out(layout)
+            return replace(made, name=name, source=str(path), affine=affine)
+        return Layer(name, Graph.parse(data["formula"]), get_layout(layout).name, str(path), affine)
     except EvonasError as error:
         raise type(error)(f"{path}: {error.message}", hint=error.hint) from None

@@ -20,7 +20,7 @@ _REMEDY = {
     errno.EROFS: "remount the file system for writing, or choose another folder with --out",
     errno.EACCES: "give this user the right to write there, or choose another folder with --out",
     errno.EPERM: "give this user the right to write there, or choose another folder with --out",
-    errno.ENOENT: "put the folder back, or start a new run",
+    errno.ENOENT: "put the folder back, or name another one",
     errno.EIO: "check the disk, the kernel log says more",
 }
 

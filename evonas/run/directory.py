@@ -210,7 +210,7 @@ def find_run(spec: str, root: str | os.PathLike[str] = "runs") -> RunDirectory:
         return RunDirectory.open(spec)
     runs = list_runs(root)
     names = [p.name for p in runs]
-    if not runs:
+    if not runs and not Path(spec).is_dir():
         raise UsageError(f"no run {spec!r}: {root} holds no runs", hint="evonas search --space norm_act")
     if spec == "latest":
         return RunDirectory.open(runs[-1])
@@ -224,8 +224,18 @@ def find_run(spec: str, root: str | os.PathLike[str] = "runs") -> RunDirectory:
             f"{spec!r} fits {len(fits)} runs: {', '.join(p.name for p in fits[-5:])}",
             hint="type more of the name",
         )
-    near = difflib.get_close_matches(spec, names, n=3, cutoff=0.4) or names[-3:]
-    raise UsageError(f"no run {spec!r} in {root}", hint=f"did you mean {' or '.join(near)}?")
+    inside = [p for p in list_runs(spec) if spec] if spec and Path(spec).is_dir() else []
+    if inside:
+        raise UsageError(
+            f"{spec} is no run but a folder of runs", hint=f"name one of them, such as {inside[-1]}"
+        )
+    near = difflib.get_close_matches(spec, names, n=3, cutoff=0.4)
+    hint = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else f"there are {', '.join(names[-3:])}; see evonas status"
+    )
+    raise UsageError(f"no run {spec!r} in {root}", hint=hint)
 
 
 def _created(path: Path) -> str:

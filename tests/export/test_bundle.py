@@ -16,7 +16,7 @@ import torch
 from export_support import GOLDEN, ROOT, load
 
 import evonas
-from evonas.errors import EnvironmentUnusable, UsageError, VerificationError
+from evonas.errors import EnvironmentUnusable, FormulaError, UsageError, VerificationError
 from evonas.export.bundle import Bundle
 from evonas.layers import ZOO
 from evonas.run.run import Run
@@ -357,3 +357,35 @@ def test_names_that_mean_something_in_python(name: str, tmp_path: Path) -> None:
     made = evonas.export("x / rms[c](x)", out=tmp_path / "b", name=name)
     assert load(made.path).Layer(4)(torch.randn(2, 4, 3, 3)).shape == (2, 4, 3, 3)
     assert made.name == name
+
+
+def test_a_candidate_of_a_layer(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="evonorm_s0 is a layer and no run"):
+        evonas.export("evonorm_s0", 3, tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "layer", ["rms_norm+silu", "power_norm+silu", "norm (no affine): x / rms[c](x); act: x"]
+)
+def test_evonas_reads_an_assembly_back(layer: str, tmp_path: Path) -> None:
+    made = evonas.export(layer, out=tmp_path / "b")
+    for spec in (made.path, str(made.path), made.path / "layer.json", str(made.path / "layer.json")):
+        found = evonas.layer(spec)
+        assert found.digest == evonas.layer(layer).digest
+        assert found.text == evonas.layer(layer).text
+        assert found.name == made.name
+    part = evonas.layer(made.path / "norm")
+    wanted = evonas.layer(layer).parts["norm"]
+    assert (part.digest, part.affine, part.stateful) == (wanted.digest, wanted.affine, wanted.stateful)
+    text = tmp_path / "assembly.txt"
+    text.write_text("norm: x / rms[c](x); act: v2 * x")
+    with pytest.raises(FormulaError, match=r"assembly\.txt: "):
+        evonas.layer(text)
+
+
+def test_a_file_that_is_no_layer(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="it has no formula"):
+        evonas.layer(GOLDEN / "run.json")
+    (tmp_path / "layer.json").write_text("{")
+    with pytest.raises(UsageError, match="is not a layer file"):
+        evonas.layer(tmp_path)
