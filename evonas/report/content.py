@@ -205,8 +205,9 @@ def unmeasured(run: Run, reading: Reading, config: Mapping[str, Any]) -> list[st
         found.append(f"Latencies are from a model, {run.objectives[LATENCY]['source']}; nothing was timed.")
     dropped = sum(r["rejected"] for r in reading.funnel.rows() if r["stage"] == "matter")
     if dropped:
+        which = "1 candidate was" if dropped == 1 else f"{dropped:,} candidates were"
         found.append(
-            f"{dropped} candidates were not trained on their remaining proxies, because they could not matter any more."
+            f"{which} not trained on the remaining proxies, because of scores too low to matter any more."
         )
     if config.get("search", {}).get("control") == "none":
         found.append("There was no random control, so nothing here says what evolution adds to luck.")

@@ -89,8 +89,9 @@ def _math(formula: str, pictures: Mapping[str, Any]) -> str:
     if not parts:
         return f"<code>{escape(formula)}</code>"
     return "".join(
-        (f'<span class="soft">{escape(p["slot"])}</span> ' if p["slot"] else "")
-        + f'<div title="{escape(p["formula"])}">{p["math"]}</div>'
+        f'<div title="{escape(p["formula"])}">'
+        + (f'<span class="soft">{escape(p["slot"])}</span> ' if p["slot"] else "")
+        + f"{p['math']}</div>"
         for p in parts
     )
 
@@ -104,7 +105,7 @@ def _funnel(rows: Sequence[Mapping[str, Any]]) -> str:
         widest = max(1, *(r["in"] for r in mine))
         lines = []
         for r in mine:
-            why = ", ".join(f"{count} {reason}" for reason, count in list(r["reasons"].items())[:6])
+            why = ", ".join(f"{count:,} {reason}" for reason, count in list(r["reasons"].items())[:6])
             bars = _bar(" out", r["out"], widest, "go on") + _bar("", r["rejected"], widest, "turned away")
             lines.append(
                 f"<tr><td>{escape(r['stage'])}</td><td class=n>{r['in']:,}</td><td class=n>{r['rejected']:,}</td>"
@@ -131,15 +132,21 @@ def _lineages(content: Mapping[str, Any]) -> str:
     found: list[str] = []
     for candidate, steps in content["lineages"].items():
         items = []
+        before = None
         for step in steps:
             gain, mean = step["gain"], step["mean"]
             kind = "" if gain is None else " class=up" if gain > 0 else " class=down" if gain < 0 else ""
             words = escape(str(step["origin"]))
             if mean is not None:
                 words += f", mean {mean:.3f}"
-            if gain is not None:
-                words += f' <b class="{"good" if gain >= 0 else "bad"}">{gain:+.3f}</b>'
-            math = _math(step["formula"], content["pictures"])
+            same = step["formula"] == before
+            before = step["formula"]
+            if same:
+                words += " <span class=soft>changed nothing that is in use</span>"
+            elif gain is not None:
+                kind_of_gain = "good" if gain > 0 else "bad" if gain < 0 else "soft"
+                words += f' <b class="{kind_of_gain}">{gain:+.3f}</b>'
+            math = "" if same else _math(step["formula"], content["pictures"])
             items.append(f"<li{kind}><span class=soft>{step['candidate']}</span> {words}{math}</li>")
         name = names.get(int(candidate), candidate)
         found.append(

@@ -43,7 +43,7 @@ def _front(content: Mapping[str, Any]) -> Table:
 def _funnel(content: Mapping[str, Any]) -> Table:
     rows = [
         [r["arm"], r["stage"], f"{r['in']:,}", f"{r['rejected']:,}", f"{r['out']:,}", f"{r['seconds']:.1f}",
-         ", ".join(f"{n} {why}" for why, n in list(r["reasons"].items())[:3])]
+         ", ".join(f"{n:,} {why}" for why, n in list(r["reasons"].items())[:3])]
         for r in content["funnel"]
     ]  # fmt: skip
     columns = ["arm", "stage", "in", "turned away", "go on", "seconds", "why"]

@@ -34,17 +34,18 @@
     const low = Math.min(...values), high = Math.max(...values), pad = (high - low || Math.abs(high) || 1) * 0.07;
     return [low - pad, high + pad];
   };
-  const frame = (chart, [x0, x1], [y0, y1], xLabel, yLabel) => {
-    const x = (v) => LEFT + (v - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT);
+  const frame = (chart, [x0, x1], [y0, y1], xLabel, yLabel, width = WIDTH) => {
+    chart.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
+    const x = (v) => LEFT + (v - x0) / (x1 - x0) * (width - LEFT - RIGHT);
     const y = (v) => HEIGHT - BOTTOM - (v - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM);
     const across = ticks(x0, x1), up = ticks(y0, y1);
     for (const v of across.found)
       chart.append(svg("line", { class: "axis", x1: x(v), x2: x(v), y1: TOP, y2: HEIGHT - BOTTOM }),
         svg("text", { x: x(v), y: HEIGHT - BOTTOM + 17, "text-anchor": "middle" }, v.toFixed(across.digits)));
     for (const v of up.found)
-      chart.append(svg("line", { class: "axis", x1: LEFT, x2: WIDTH - RIGHT, y1: y(v), y2: y(v) }),
+      chart.append(svg("line", { class: "axis", x1: LEFT, x2: width - RIGHT, y1: y(v), y2: y(v) }),
         svg("text", { x: LEFT - 7, y: y(v) + 4, "text-anchor": "end" }, v.toFixed(up.digits)));
-    chart.append(svg("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 8, "text-anchor": "middle" }, xLabel),
+    chart.append(svg("text", { x: (LEFT + width - RIGHT) / 2, y: HEIGHT - 8, "text-anchor": "middle" }, xLabel),
       svg("text", { transform: `translate(14 ${(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)`, "text-anchor": "middle" }, yLabel));
     return { x, y };
   };
@@ -63,6 +64,12 @@
       math.innerHTML = part.math;
       drawing.innerHTML = part.svg;
       panel.append(math, drawing);
+      // a little too wide is made smaller, much too wide is scrolled
+      const picture = drawing.querySelector("svg"), size = picture ? picture.getBoundingClientRect().width : 0;
+      if (size > drawing.clientWidth && size < 1.5 * drawing.clientWidth) {
+        picture.style.width = "100%";
+        picture.style.height = "auto";
+      }
     }
     panel.append(html("pre", { id: "formula" }, point.formula));
     const rows = [...data.proxies.map((p) => [p, point.scores[p]]), ["mean", point.mean]];
@@ -75,6 +82,21 @@
         html("td", { class: "n" }, typeof value === "number" ? number(value) : String(value ?? "–"))));
     panel.append(html("table", {}, body));
     if (point.front) panel.append(html("p", { class: "soft" }, "No other layer of its arm is at least as good in every objective."));
+  };
+
+  // A name at the first of some places [x, y, whether it ends there] where it covers no other one.
+  const label = (chart, taken, name, places) => {
+    const made = svg("text", { class: "name" }, name);
+    chart.append(made);
+    for (const [x, y, end] of places) {
+      made.setAttribute("x", x);
+      made.setAttribute("y", y);
+      made.setAttribute("text-anchor", end ? "end" : "start");
+      const box = made.getBBox();
+      const free = taken.every((o) => box.x >= o.x + o.width || o.x >= box.x + box.width || box.y >= o.y + o.height - 2 || o.y >= box.y + box.height - 2);
+      if (free && box.x >= 0) { taken.push(box); return; }
+    }
+    made.remove();  // its mark still has the name as a tooltip
   };
 
   // -- scatter ----------------------------------------------------------------------------------------
@@ -103,6 +125,7 @@
       const front = sorted.filter((p) => sign(b) * valueOf(p, b.key) > best && ((best = sign(b) * valueOf(p, b.key)), true));
       if (front.length > 1) chart.append(svg("polyline", { class: "front", points: front.map((p) => place(p).join(" ")).join(" ") }));
     }
+    const named = [];
     for (const point of [...points].sort((p, q) => p.front - q.front)) {
       const mark = (SHAPES[point.arm] || SHAPES.search)(...place(point));
       mark.setAttribute("class", `mark ${point.arm}${point.front || point.arm === "baseline" ? "" : " hollow"}`);
@@ -118,7 +141,7 @@
       chart.append(mark);
       if (point.arm === "baseline") {
         const [px, py] = place(point), end = px > WIDTH - 140;
-        chart.append(svg("text", { class: "name", x: px + (end ? -10 : 10), y: py + 4, "text-anchor": end ? "end" : "start" }, point.name));
+        label(chart, named, point.name, [end, !end].flatMap((left) => [4, -8, 16, -20, 28].map((dy) => [px + (left ? -10 : 10), py + dy, left])));
       }
     }
   };
@@ -134,6 +157,8 @@
   const progress = document.getElementById("progress"), clock = document.getElementById("clock");
   const drawProgress = () => {
     progress.replaceChildren();
+    // the chart is as wide as the page, and no taller for it
+    const width = progress.clientWidth > 800 ? 1.7 * WIDTH : WIDTH;
     const at = clock.value === "minutes" ? 1 : 0;
     const arms = Object.entries(data.best).filter(([arm]) => arm !== "baseline");
     const levels = data.points.filter((p) => p.arm === "baseline").map((p) => [p.name, p.mean]);
@@ -143,10 +168,14 @@
       return;
     }
     const end = Math.max(1e-9, ...arms.flatMap(([, steps]) => steps.map((s) => s[at])));
-    const { x, y } = frame(progress, [0, end * 1.02], range(values), at ? "minutes" : "evaluated candidates of the arm", "best mean score so far");
-    for (const [name, mean] of levels)
-      progress.append(svg("line", { class: "level", x1: LEFT, x2: WIDTH - RIGHT, y1: y(mean), y2: y(mean) }),
-        svg("text", { class: "name", x: LEFT + 5, y: y(mean) - 3 }, name));
+    const { x, y } = frame(progress, [0, end * 1.02], range(values), at ? "minutes" : "evaluated candidates of the arm", "best mean score so far", width);
+    const named = [];
+    for (const [name, mean] of levels) {
+      const line = svg("line", { class: "level", x1: LEFT, x2: width - RIGHT, y1: y(mean), y2: y(mean) });
+      line.append(svg("title", {}, `${name}: ${number(mean)}`));
+      progress.append(line);
+      label(progress, named, name, [0, 1, 2, 3].map((column) => [LEFT + 5 + column * 150, y(mean) - 3, false]));
+    }
     for (const [arm, steps] of arms) {
       const path = steps.map((s, i) => `${i ? `H${x(s[at])}V` : `M${x(s[at])} `}${y(s[2])}`).join("");
       progress.append(svg("path", { class: `step ${arm}`, d: path }));
@@ -160,6 +189,7 @@
     }
   };
   clock.addEventListener("change", drawProgress);
+  window.addEventListener("resize", drawProgress);
   drawProgress();
 
   const best = data.points.find((p) => data.ranking.some((r) => r.chosen && r.arm === "search" && r.candidate === p.candidate))
