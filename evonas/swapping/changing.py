@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from evonas.swapping.building import build_affine, build_layer
+from evonas.swapping.functions import pass_function
 from evonas.swapping.modules import SharedActivation, keep_called, mark_activated, marks
 from evonas.swapping.nested import turn_off
 from evonas.swapping.planning import Step
@@ -31,6 +32,10 @@ def build(steps: Sequence[Step], trace: Trace, *, carry: bool, backend: str,
         new = build_layer(step.layer, site, step.how, carry=carry, backend=backend, options=options)
         if marks(site.module):
             new.register_forward_hook(mark_activated)
+        if site.kind == "norm_act" and (
+            site.function or pass_function in site.module._forward_hooks.values()
+        ):
+            new.register_forward_hook(pass_function)
         if site.kind == "norm_act" and site.act is not None:
             behind.setdefault(site.act, []).append((step, new))
         if site.kind == "norm" and isinstance(site.part, Norm) and site.part.act:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from evonas.swapping.functions import is_activation
 from evonas.swapping.recognise import Act, Norm
 from evonas.swapping.trace import DROPOUTS, OUTPUT, Call, Trace, drops
 
@@ -59,6 +60,8 @@ def trace_with_fx(model: nn.Module, parts: Mapping[nn.Module, Norm | Act]) -> Tr
         known = module if module is not None and module in parts else None
         for value in given:
             trace.consume(value, known or _name(node.target))
+            if node.op == "call_method" or is_activation(node.target):
+                trace.activated.add(value)
         trace.makers[made] = known or _name(node.target)
         if known is not None and given:
             axis = parts[known].axis

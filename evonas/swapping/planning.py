@@ -79,6 +79,8 @@ def _norm_step(site: Site, wish: Wish, trace: Trace) -> Step:
         if site.kind == "norm_act" and isinstance(site.part, Norm) and site.part.made == "norm_act":
             return Step(site, reason="a layer with its activation inside: undo that swap first")
         return _layer_step(_as_norm(site), "norm", wish, trace)
+    if site.unpaired:
+        return Step(site, reason=site.unpaired)
     if "norm_act" not in wish.layers:
         return Step(site, reason="a norm (what='norm' would replace it)")
     linear = wish.linear or ("affine" if _of_maps(site) else "keep")

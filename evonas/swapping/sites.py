@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import nn
 
+from evonas.swapping.functions import FUNCTIONS
 from evonas.swapping.recognise import Act, Norm
-from evonas.swapping.trace import OUTPUT, Call, Consumer, Trace
+from evonas.swapping.trace import OUTPUT, Call, Trace
 
 #: Operations that make an activation, or part of one, when they are called as functions.
 _FUNCTIONS = frozenset((
@@ -23,8 +25,9 @@ class Site:
     """One place.
 
     kind: "norm_act", "norm" or "act". act: the activation module behind the norm, None if it is inside the norm's own
-    module or there is none. channels, axis: of the norm; of an activation as far as seen. reason: why it cannot be
-    replaced, "" if it can.
+    module, a ``function`` of that name, or not there. unpaired: why a norm forms no pair with what stands behind it,
+    which does not matter where the norm alone is replaced. channels, axis: of the norm; of an activation as far as
+    seen. reason: why it cannot be replaced, "" if it can.
     """
 
     kind: str
@@ -35,6 +38,8 @@ class Site:
     act: nn.Module | None = None
     act_path: str = ""
     reason: str = ""
+    function: str = ""
+    unpaired: str = ""
 
     @property
     def channels(self) -> int | None:
@@ -58,6 +63,8 @@ class Site:
         name = type(self.module).__name__
         inner = getattr(self.module, "act", None) if isinstance(self.part, Norm) and self.part.act else None
         act = self.act or inner
+        if self.function:
+            return f"{name} + {self.function}()"
         return f"{name} + {type(act).__name__}" if isinstance(act, nn.Module) else name
 
 
@@ -84,13 +91,15 @@ def _norm_site(paths: Mapping[nn.Module, str], module: nn.Module, part: Norm, tr
     reason = part.reason or ("" if calls else "is not called in evaluation")
     if reason or own or part.act == "":
         return Site(kind, path, module, part, calls, reason=reason)
-    uses = [_use(trace.consumers.get(call.made, []), parts) for call in calls]
+    uses = [_use(call, trace, parts) for call in calls]
     if any(use != uses[0] for use in uses):
-        reason = f"is called {len(calls)} times, and what comes behind it is not always the same"
-        return Site(kind, path, module, part, calls, reason=reason)
+        why = f"is called {len(calls)} times, and what comes behind it is not always the same"
+        return Site(kind, path, module, part, calls, unpaired=why)
     use = uses[0]
     if isinstance(use, str):
-        return Site(kind, path, module, part, calls, reason=use)
+        return Site(kind, path, module, part, calls, unpaired=use)
+    if isinstance(use, _Function):
+        return Site("norm_act", path, module, part, calls, function=use.name)
     if use is None:
         return Site("norm", path, module, part, calls)
     several = len(trace.calls.get(use, ())) > len(calls)
@@ -99,17 +108,31 @@ def _norm_site(paths: Mapping[nn.Module, str], module: nn.Module, part: Norm, tr
     return Site("norm_act", path, module, part, calls, use, paths[use], reason)
 
 
-def _use(consumers: list[Consumer], parts: Mapping[nn.Module, Norm | Act]) -> nn.Module | str | None:
-    """The activation module that alone reads a norm's output, or why the two cannot be told apart, or None for a norm
-    without activation."""
+class _Function(NamedTuple):
+    """An activation that the model calls as a function."""
+
+    name: str
+
+
+def _use(
+    call: Call, trace: Trace, parts: Mapping[nn.Module, Norm | Act]
+) -> nn.Module | _Function | str | None:
+    """The activation that alone reads a norm's output, or why the two cannot be told apart, or None for a norm without
+    activation."""
+    consumers = trace.consumers.get(call.made, [])
     acts = [c for c in consumers if isinstance(c, nn.Module) and isinstance(parts[c], Act)]
-    functions = [c for c in consumers if isinstance(c, str) and c.rstrip("_") in _FUNCTIONS]
+    functions = [c.rstrip("_") for c in consumers if isinstance(c, str) and c.rstrip("_") in _FUNCTIONS]
     if acts and len(consumers) == 1:
         return acts[0]
     if functions:
+        name = functions[0]
+        if name in FUNCTIONS and len(consumers) == 1 and call.made in trace.activated:
+            if call.made not in trace.dropped:
+                return _Function(name)
+            return f"has a dropout between norm and the function {name}"
         return (
-            f"its activation is the function {functions[0].rstrip('_')} in the code of the model, not a module: "
-            f"it would be applied again"
+            f"its activation is in the code of the model, with {name}, and is neither a module nor one function: it "
+            f"would be applied again"
         )
     if acts:
         others = {type(c).__name__ if isinstance(c, nn.Module) else c for c in consumers if c not in acts}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -84,6 +85,8 @@ def swap(
     sites = find_sites(model, found, trace)
     if None in layers:
         layers = {default_what(sites): layers[None]}
+        # nobody has said that a layer with an activation inside may stand in front of another one
+        sites = [replace(site, reason=site.reason or site.unpaired) for site in sites]
     chosen = {name: one for name, one in layers.items() if name is not None}
     wish = Wish(chosen, linear, _patterns(only), _patterns(skip), options)
     steps = [_not_the_root(step) for step in plan(sites, wish, trace)]

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from evonas.swapping.functions import is_activation
 from evonas.swapping.recognise import Act, Norm
 
 #: A consumer of a value: a norm or activation, or an operation by name.
@@ -52,6 +53,7 @@ class Trace:
     consumers: dict[int, list[Consumer]] = field(default_factory=dict)
     makers: dict[int, Consumer] = field(default_factory=dict)
     dropped: set[int] = field(default_factory=set)
+    activated: set[int] = field(default_factory=set)
     images: bool = False
     any_dims: bool = False
 
@@ -80,7 +82,7 @@ def record(model: nn.Module, parts: Mapping[nn.Module, Norm | Act], args: Sequen
         elif "drop" in type(module).__name__.lower() and not any(True for _ in module.children()):
             handles.append(module.register_forward_hook(recorder.drop))
     try:
-        with untouched(model), torch.no_grad(), _Dropouts(recorder), recorder:
+        with untouched(model), torch.no_grad(), _Functions(recorder), recorder:
             out = model(*args, **kwargs)
     finally:
         for handle in handles:
@@ -198,9 +200,15 @@ class _Recorder(TorchDispatchMode):
         if self._depth == 0 and isinstance(out, Tensor):
             self.trace.dropped.add(self.value(out))
 
+    def activate(self, x: Any) -> None:
+        """Before an activation that is a function."""
+        if self._depth == 0 and isinstance(x, Tensor):
+            self.trace.activated.add(self.value(x))
 
-class _Dropouts(TorchFunctionMode):
-    """Sees dropouts that are functions: in evaluation they do nothing, so that no operation is dispatched."""
+
+class _Functions(TorchFunctionMode):
+    """Sees dropouts that are functions, which do nothing in evaluation, so that no operation is dispatched; and
+    activations that are functions, whatever operations they are made of."""
 
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
@@ -208,6 +216,8 @@ class _Dropouts(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if is_activation(func):
+            self._recorder.activate(args[0] if args else kwargs.get("input"))
         out = func(*args, **kwargs)
         if getattr(func, "__name__", "") in DROPOUTS and drops(args, kwargs):
             self._recorder.drop(func, args, out)
