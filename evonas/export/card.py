@@ -207,7 +207,10 @@ def _found(origin: Origin) -> str:
         ("candidates", f"{run['proposed']:,} proposed in this arm, {run['trained']:,} of them trained"),
         ("networks", f"{', '.join(run['proxies'])} at scale {run['scale']}"),
         ("data", run["data"] or "the default data of the networks"),
-    ]
+        ("budget of the search", _budget(run["budget"])),
+        ("budget of the final trainings", f"{run['budget']['final_times_steps']:g} times the steps of the search, "
+         f"{run['budget']['final_seeds']} fresh seeds"),
+    ]  # fmt: skip
     text = table(("what", "value"), rows)
     if origin.ancestors:
         chain = [
@@ -216,6 +219,11 @@ def _found(origin: Origin) -> str:
         ]
         text += "\n\nAncestors, nearest first:\n\n" + table(("candidate", "by", "mean", "formula"), chain)
     return text
+
+
+def _budget(budget: dict[str, Any]) -> str:
+    words = f"{budget['candidates']:,} evaluated candidates in each arm"
+    return words if budget["max_time_s"] is None else f"{words}, {budget['max_time_s']:g} s"
 
 
 def _scores(origin: Origin) -> str:
@@ -265,13 +273,17 @@ def _sensitivity(origin: Origin) -> str:
     run = origin.facts
     if not run:
         return NOT_MEASURED
+    row = origin.row
+    more = more_of(row) if row else {}
+    chosen = more.get("lr") or {}
+    parts = []
+    if run["recipes"]:
+        parts.append(_recipes(run["recipes"], chosen))
     lines = [f"- scale of the networks and budgets: {run['scale']}"]
     lines.append(f"- groups of index sets with c/g in its trainings: at most {run['groups']}")
     for key, words in (("changes", "changes to the budget"), ("layer_options", "options of the layer")):
         if run[key]:
             lines.append(f"- {words}: {', '.join(f'{k} = {v}' for k, v in run[key].items())}")
-    row = origin.row
-    more = more_of(row) if row else {}
     if "lr" in more:
         found = more.get("sensitivity", {})
         lines.append("- learning rate, as a factor on that of the budget, chosen by a sweep that every finalist had: "
@@ -285,7 +297,38 @@ def _sensitivity(origin: Origin) -> str:
                   for share, v in more["data_shares"].items()]  # fmt: skip
     else:
         lines.append("- scores by share of the data: not measured")
-    return "\n".join(lines)
+    return "\n\n".join([*parts, "\n".join(lines)])
+
+
+def _recipes(recipes: dict[str, dict[str, Any]], chosen: dict[str, float]) -> str:
+    """What every layer was trained with, network by network, and what the sweep made of the learning rate."""
+    rows = []
+    for proxy, recipe in recipes.items():
+        rate = f"{recipe['lr']:g}"
+        if proxy in chosen:
+            rate += f", {recipe['lr'] * chosen[proxy]:.3g} in its final trainings"
+        inner = (
+            f"momentum {recipe['momentum']:g}"
+            if "sgd" in recipe["optimiser"]
+            else f"betas {', '.join(f'{b:g}' for b in recipe['betas'])}"
+        )
+        clip = "no" if recipe["clip"] is None else f"{recipe['clip']:g}"
+        rows.append((proxy, f"{recipe['optimiser']}, {inner}", rate, recipe["schedule"], f"{recipe['warmup']:g}",
+                     recipe["batch"], recipe["steps"], f"{recipe['weight_decay']:g}", clip))  # fmt: skip
+    columns = (
+        "network",
+        "optimiser",
+        "learning rate",
+        "schedule",
+        "warm-up",
+        "batch",
+        "steps",
+        "weight decay",
+        "clip",
+    )
+    return "The same for every layer of the run, but for the chosen learning rates:\n\n" + table(
+        columns, rows
+    )
 
 
 def _numerics(facts: CardFacts) -> str:
@@ -312,7 +355,7 @@ def _latency(origin: Origin, facts: CardFacts) -> str:
     value = origin.facts.get("latency_us")
     if value is not None:
         rows.append(("objective of the run", "see the run", "", f"{value:.1f} µs"))
-    versions = ", ".join(f"{k} {v}" for k, v in facts.latency["versions"].items())
+    versions = ", ".join(f"{k} {v}" for k, v in facts.latency["versions"].items() if v)
     return (
         "Forward and backward together. A model is a model of the generated kernels and no measurement; on a GPU "
         f"nothing was measured for this card.\n\n{table(('what', 'shape', 'dtype', 'time'), rows)}\n\n"

@@ -7,9 +7,11 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import evonas
 from evonas.errors import EvonasError
 from evonas.export.self_test import CHANNELS, GROUPS, SHAPES
 from evonas.kernels.latency import REFERENCE_SHAPES, model_name, modelled_latency
@@ -131,4 +133,14 @@ def latency(layer: Layer, make: Callable[..., nn.Module]) -> dict[str, Any]:
         {"what": f"measured, eager, CPU ({platform.machine()}, {threads} thread{'s' if threads > 1 else ''})",
          "shape": "x".join(map(str, shape)), "dtype": "float32", "us": median(times[2:])}
     )  # fmt: skip
-    return {"rows": rows, "versions": {"torch": torch.__version__, "python": platform.python_version()}}
+    versions = {"evonas": evonas.__version__, "torch": torch.__version__, "triton": _triton(),
+                "python": platform.python_version()}  # fmt: skip
+    return {"rows": rows, "versions": versions}
+
+
+def _triton() -> str | None:
+    """The version that generated kernels would be compiled with here."""
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        return None

@@ -16,6 +16,7 @@ from evonas.layers.stateful.registry import STATEFUL, stateful_entry
 from evonas.layers.zoo import ZOO
 from evonas.run.run import Run
 from evonas.run.session import load_all_plugins, open_settings, recorded_space
+from evonas.run.settings import EvaluationSettings
 
 #: What every row of a final table has.
 _KNOWN_ROW = ("candidate", "arm", "name", "formula", "search_mean", "n", "mean", "std", "per_proxy",
@@ -175,6 +176,13 @@ def _of_run(run: Run, candidate: int | str | None) -> Origin:
         "changes": dict(evaluation.changes),
         "layer_options": dict(evaluation.layer),
         "groups": evaluation.layer.get("groups", GROUPS.get(evaluation.scale, 32)),
+        "budget": {
+            "candidates": settings.search.candidates,
+            "max_time_s": settings.search.max_time_s,
+            "final_times_steps": settings.rerank.budget,
+            "final_seeds": settings.rerank.seeds,
+        },
+        "recipes": _recipes(evaluation),
         "scores": {p: row[f"score_{p}"] for p in proxies},
         "mean": row["mean_score"],
         "latency_us": row["latency_us"],
@@ -187,6 +195,26 @@ def _of_run(run: Run, candidate: int | str | None) -> Origin:
         f"{settings.search.space} with seed {facts['seed']}."
     )
     return Origin(layer, words, f"evonas export {run.id} {number} -o DIR", facts, run.ranking(), ancestors)
+
+
+#: Of a proxy's spec, what a training is made of.
+RECIPE = ("optimiser", "lr", "schedule", "warmup", "batch", "steps", "momentum", "betas", "weight_decay",
+          "label_smoothing", "clip")  # fmt: skip
+
+
+def _recipes(evaluation: EvaluationSettings) -> dict[str, dict[str, Any]]:
+    """Network -> the hyper-parameters of its trainings, as this version of evonas has them; empty where another
+    evaluator, or a plug-in that is not there, knows them."""
+    from evonas.proxies.registry import check_changes, spec_of
+
+    if evaluation.evaluator != "proxies":
+        return {}
+    try:
+        changes = check_changes(evaluation.changes, evaluation.scale, evaluation.proxies)
+        specs = {p: spec_of(p, evaluation.scale, changes[p]).to_dict() for p in evaluation.proxies}
+    except EvonasError:
+        return {}
+    return {p: {key: spec[key] for key in RECIPE if key in spec} for p, spec in specs.items()}
 
 
 def _command(folder: Path) -> str | None:

@@ -223,6 +223,11 @@ def resolve_layer(spec: str | Path | Graph | Layer) -> Layer:
         return spec
     if isinstance(spec, Graph):
         return Layer("layer", spec.active())
+    if not isinstance(spec, str | Path):
+        raise UsageError(
+            f"cannot make a layer of a {type(spec).__name__}",
+            hint="give a name, a formula, a file, or (run, candidate)",
+        )
     text = spec.strip() if isinstance(spec, str) else ""
     if text in ZOO or text in STATEFUL:
         return named_layer(text)

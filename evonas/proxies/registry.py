@@ -215,6 +215,14 @@ def _spec(name: str, scale: str) -> AnySpec:
     return scales[scale]
 
 
+def spec_of(name: str, scale: str, changes: Mapping[str, Any]) -> AnySpec:
+    """Architecture and budget of a proxy with what ``check_changes`` found for it; no data is loaded.
+
+    Raises UsageError for unknown names and fields.
+    """
+    return _spec(name, scale).replace(**changes)
+
+
 def get(name: str, scale: str = "tiny", data: Data | str | None = None, **changes: Any) -> Proxy:
     """The proxy ``name`` at ``scale`` on ``data`` (a name, a loaded set, or None for the default).
 
