@@ -7,11 +7,18 @@ python examples/swap_timm.py vit_tiny_patch16_224 "norm: x / rms[c](x); act: x *
 
 import argparse
 
-import timm
 import torch
 from torch import nn
 
 import evonas
+
+try:
+    import timm
+except RuntimeError as error:  # torchvision, which timm imports, is of another build than torch
+    raise SystemExit(
+        f"error: {error}\n  -> take torch and torchvision from one index: pip install --force-reinstall torch "
+        "torchvision --index-url https://download.pytorch.org/whl/cpu"
+    ) from None
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ A page marks the place of a block with two comment lines; what stands between th
     <!-- numbers: ranking -->
     <!-- /numbers -->
 
-The sources are benchmarks/results/*.json (`make bench`) and the run in runs/golden. A block whose source does
-not exist is empty.
+The sources are benchmarks/results/*.json (`make bench`, scripts/time_first_steps.py) and the run in runs/golden. A
+block whose source does not exist is empty.
 """
 
 from __future__ import annotations
@@ -331,6 +331,28 @@ def compile_pool(root: Path) -> str | None:
     head = f"For {report['target']}, Triton {report['versions']['triton']}.\n\n"
     columns = ["workers", "kernels", "failed", "kernels per second", "CPU s a kernel", "memory of a worker"]
     return head + table(columns, rows)
+
+
+@block
+def first_steps(root: Path) -> str | None:
+    """scripts/time_first_steps.py: from a clone to a found layer in a timm model."""
+    report = results(root, "first_steps")
+    if report is None:
+        return None
+    rows = []
+    for step in report["steps"]:
+        more = (
+            f", of which {step['set_up_seconds'] / 60:.1f} for setting up" if "set_up_seconds" in step else ""
+        )
+        seconds = step["seconds"]
+        time = f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
+        rows.append([f"`{step['command']}`", time + more])
+    machine = report["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    head = f"{report['seconds'] / 60:.1f} minutes on {machine['cores']} cores, load {machine['load']:.1f}; {versions}"
+    if report["torchvision"] != "imported as installed":
+        head += f"; torchvision: {report['torchvision']}"
+    return f"{head}.\n\n" + table(["command", "time"], rows)
 
 
 #: Layers of benchmarks/c_backend.py; "bn_relu native" is a yardstick beside them.

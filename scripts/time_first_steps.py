@@ -89,7 +89,7 @@ def measure(folder: Path, search_args: str, pip_args: str) -> dict[str, Any]:
             done = run(command, folder, environment)
         elif "swap_timm" in command and lacks_operators(clone, environment):
             report["torchvision"] = (
-                f"its build does not fit torch's; {_OPERATORS} was on PYTHONPATH for the last command"
+                f"not of torch's build here; `{_OPERATORS}` was on PYTHONPATH for the last command"
             )
             done = run(command, clone, {**environment, "PYTHONPATH": str(clone / _OPERATORS)})
         else:
