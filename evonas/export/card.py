@@ -223,7 +223,7 @@ def _found(origin: Origin) -> str:
 
 def _budget(budget: dict[str, Any]) -> str:
     words = f"{budget['candidates']:,} evaluated candidates in each arm"
-    return words if budget["max_time_s"] is None else f"{words}, {budget['max_time_s']:g} s"
+    return f"{words}, {budget['max_time_s']:g} s" if budget["max_time_s"] else words
 
 
 def _scores(origin: Origin) -> str:

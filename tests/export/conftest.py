@@ -28,6 +28,12 @@ def batch_norm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def power_norm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of a layer with state."""
+    return evonas.export("power_norm", out=tmp_path_factory.mktemp("bundles") / "power").path
+
+
+@pytest.fixture(scope="session")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """A layer over channels alone, which has both forms."""
     out = tmp_path_factory.mktemp("bundles") / "tokens"

@@ -65,6 +65,10 @@ def test_the_card_has_the_scores_of_the_run(best: Path) -> None:
     assert "roofline model of an H200, not measured" in text
     assert f"evonas export {GOLDEN.name} 13809 -o DIR" in text
     assert "6,019 proposed" in text
+    assert "| budget of the search | 500 evaluated candidates in each arm, 650 s |" in text
+    assert "| budget of the final trainings | 1.25 times the steps of the search, 3 fresh seeds |" in text
+    assert "| resnet | sgd, momentum 0.9 | 0.07 | cosine | 0 | 32 | 120 | 0.0001 | no |" in text
+    assert f"Versions: evonas {evonas.__version__}, torch {torch.__version__}, triton " in text
     assert "groups of index sets with c/g in its trainings: at most 4" in text
 
 

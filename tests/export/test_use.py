@@ -63,7 +63,7 @@ def alone(python: Path, *arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["best", pytest.param("batch_norm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["best", "power_norm", pytest.param("batch_norm", marks=pytest.mark.slow)])
 def test_with_torch_alone(
     name: str, torch_alone: Path, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -73,7 +73,7 @@ def test_with_torch_alone(
     code = (
         "import importlib.util as u; assert not any(u.find_spec(n) for n in ('evonas', 'triton', 'pytest', 'timm'))\n"
         f"import sys; sys.path.insert(0, {str(bundle)!r})\n"
-        "import torch, layer; m = layer.Layer(8); y = m(torch.ones(2, 8, 3, 3)); y.sum().backward(); print(y.shape)"
+        "import torch, layer; m = layer.norm_act(8); y = m(torch.ones(2, 8, 3, 3)); y.sum().backward(); print(y.shape)"
     )
     assert "torch.Size([2, 8, 3, 3])" in alone(torch_alone, "-c", code, cwd=tmp_path)
 
