@@ -213,11 +213,15 @@ def _found(origin: Origin) -> str:
     ]  # fmt: skip
     text = table(("what", "value"), rows)
     if origin.ancestors:
-        chain = [
-            (a["candidate"], a["origin"], _number(a["mean"]), f"`{a['formula']}`")
-            for a in origin.ancestors[:8]
-        ]
-        text += "\n\nAncestors, nearest first:\n\n" + table(("candidate", "by", "mean", "formula"), chain)
+        chain = []
+        for a in origin.ancestors:
+            same = bool(chain) and chain[-1][3] == f"`{a['formula']}`"
+            if same:  # a mutation of what is not in use: the oldest one of the same formula was trained
+                chain.pop()
+            chain.append((a["candidate"], a["origin"], _number(a["mean"]), f"`{a['formula']}`"))
+        text += "\n\nAncestors, nearest first, each formula once:\n\n" + table(
+            ("candidate", "by", "mean", "formula"), chain[:8]
+        )
     return text
 
 

@@ -173,26 +173,19 @@ class Copier:
 def _import_of(name: str, value: Any) -> str | None:
     """The line that imports a name from torch or the standard library, None for anything else."""
     if isinstance(value, ModuleType):
-        module = value.__name__
-        if not _allowed(module):
+        if not _allowed(value.__name__):
             return None
-        parent, _, last = module.rpartition(".")
-        if parent:
-            return f"from {parent} import {last}" + ("" if last == name else f" as {name}")
-        return f"import {module}" + ("" if module == name else f" as {name}")
+        parent, _, last = value.__name__.rpartition(".")
+        start = f"from {parent} import {last}" if parent else f"import {last}"
+        return start if last == name else f"{start} as {name}"
     module = getattr(value, "__module__", None)
     if not isinstance(module, str) or not _allowed(module) or module == "builtins":
         return None
-    short = (
-        "torch"
-        if module.startswith("torch") and getattr(sys.modules["torch"], name, None) is value
-        else module
-    )
-    if short == "_collections_abc" or module == "collections.abc":
-        short = "collections.abc"
-    if getattr(sys.modules.get(short), name, None) is not value:
-        return None
-    return f"from {short} import {name}"
+    places = ["torch", module] if module.startswith("torch") else ["collections.abc", module]
+    for place in places:
+        if getattr(sys.modules.get(place), name, None) is value:
+            return f"from {place} import {name}"
+    return None
 
 
 def _allowed(module: str) -> bool:

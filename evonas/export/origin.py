@@ -188,7 +188,7 @@ def _of_run(run: Run, candidate: int | str | None) -> Origin:
         "latency_us": row["latency_us"],
         "seconds": row["seconds"],
         "versions": run.directory.info.get("versions", {}),
-        "command": _command(run.path),
+        "command": run.command,
     }
     words = (
         f"Candidate {number} of the run {run.id} ({arm}, {row['origin']}), a search of evonas in the space "
@@ -215,13 +215,6 @@ def _recipes(evaluation: EvaluationSettings) -> dict[str, dict[str, Any]]:
     except EvonasError:
         return {}
     return {p: {key: spec[key] for key in RECIPE if key in spec} for p, spec in specs.items()}
-
-
-def _command(folder: Path) -> str | None:
-    try:
-        return (folder / "command.txt").read_text(encoding="utf-8").strip() or None
-    except OSError:
-        return None
 
 
 def more_of(row: dict[str, Any]) -> dict[str, Any]:

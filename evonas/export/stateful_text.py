@@ -38,7 +38,8 @@ def stateful_source(
     copier = Copier(f"layer {layer.stateful}", known, ("contract", _buffers(contract)))
     methods = [copier.method(StatefulLayer, name) for name in _METHODS]
     copier.add(cls)
-    main = class_name(layer.name)
+    # a candidate of a run or a part of an assembly has a number or a place for a name
+    main = class_name(layer.stateful if "/" in layer.name else layer.name)
     classes = {f"{main}{_SUFFIX[layout]}": layout for layout in entry.formulas}
     first = next(name for name, layout in classes.items() if layout == layer.layout)
     folds = contract.affine_at_eval or cls.eval_affine is not StatefulLayer.eval_affine

@@ -64,7 +64,6 @@ def report_content(run: Run) -> dict[str, Any]:
 
 def _about(run: Run, reading: Reading, config: Mapping[str, Any]) -> dict[str, Any]:
     info, search = run.directory.info, config.get("search", {})
-    command = run.path / "command.txt"
     return {
         "id": run.id,
         "status": run.status,
@@ -74,7 +73,7 @@ def _about(run: Run, reading: Reading, config: Mapping[str, Any]) -> dict[str, A
         "control": search.get("control"),
         "seed": info.get("seed"),
         "scale": config.get("evaluation", {}).get("scale"),
-        "command": command.read_text(encoding="utf-8").strip() if command.is_file() else None,
+        "command": run.command,
         "versions": info.get("versions", {}),
         "machine": _machine(run),
         "events": reading.events,

@@ -59,6 +59,16 @@ class Run:
         return self.directory.id
 
     @property
+    def command(self) -> str | None:
+        """What was typed to start it, ``evonas search ...``, wherever the program lay; None if that was not kept."""
+        try:
+            text = (self.path / "command.txt").read_text(encoding="utf-8").strip()
+        except OSError:
+            return None
+        program, _, rest = text.partition(" ")
+        return (f"evonas {rest}" if program.rpartition("/")[2] == "evonas" else text) or None
+
+    @property
     def status(self) -> str:
         """running, interrupted, finished, empty, failed; "killed" if it says running and nobody writes to it."""
         status = RunDirectory.open(self.path).status

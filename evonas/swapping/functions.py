@@ -63,7 +63,7 @@ def pass_function(module: nn.Module, args: object, output: Tensor) -> Tensor:
             "the mark that the activation is done",
             hint="torch.export.export(model, args, strict=True) sees it, and so does torch.compile",
         )
-    return output.as_subclass(Activated)  # type: ignore[no-any-return]
+    return output.as_subclass(Activated)
 
 
 def is_activation(function: Any) -> bool:

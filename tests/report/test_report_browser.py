@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -82,6 +83,39 @@ def test_a_real_click_where_a_baseline_stands(driver, page: Path) -> None:
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", mark)
     mark.click()
     assert text(driver, "#formula") == row["formula"]
+
+
+def test_names_of_known_layers_do_not_cover_one_another(driver, tmp_path: Path) -> None:
+    """In the run of language models several baselines have nearly the same score."""
+    runs = Path(__file__).parents[2] / "runs" / "language"
+    page = write_report(Run(next(p.parent for p in runs.glob("*/run.json"))), tmp_path / "language.html")
+    for width in (1200, 420):
+        driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+        )
+        driver.get(page.as_uri())
+        for chart in ("scatter", "progress"):
+            boxes = driver.execute_script(
+                f"return [...document.querySelectorAll('#{chart} .name')].map((t) => {{ const b = t.getBBox();"
+                " return [b.x, b.y, b.x + b.width, b.y + b.height - 2, t.textContent]; })"
+            )
+            assert len({name for *_, name in boxes}) >= 4
+            for a, b in itertools.combinations(boxes, 2):
+                assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], (chart, a[4], b[4])
+
+
+def test_a_mutation_of_what_is_not_in_use_is_named_so(driver, page: Path) -> None:
+    from selenium.webdriver.common.by import By
+
+    driver.get(page.as_uri())
+    steps = [
+        item.text
+        for item in driver.find_elements(By.CSS_SELECTOR, "ol.line")[0].find_elements(By.TAG_NAME, "li")
+    ]
+    assert len(steps) == 7
+    assert sum("changed nothing that is in use" in step for step in steps) == 5
+    assert "+0.004" in steps[-1]
 
 
 def test_any_two_objectives_can_be_set_against_each_other(driver, page: Path) -> None:
