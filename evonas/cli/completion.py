@@ -26,6 +26,25 @@ def layers(incomplete: str) -> list[str]:
     return [*_starting([*ZOO, *STATEFUL], incomplete), *runs(incomplete)]
 
 
+def candidates(incomplete: str) -> list[str]:
+    """What stands for a candidate without a number."""
+    return _starting(["best"], incomplete)
+
+
+def bundle_formats(incomplete: str) -> list[str]:
+    """Further formats of a bundle, also behind a comma."""
+    from evonas.export.formats import FORMATS
+
+    return list(_behind_commas(FORMATS, incomplete))
+
+
+def report_formats(incomplete: str) -> list[str]:
+    """Formats of a report."""
+    from evonas.report.writing import FORMATS
+
+    return _starting(FORMATS, incomplete)
+
+
 def spaces(incomplete: str) -> list[str]:
     """Built-in search spaces."""
     from evonas.search_spaces import names

@@ -6,20 +6,36 @@ from typing import Annotated
 
 import typer
 
+from evonas.cli import completion
 from evonas.cli.options import Json, Plugin, Runs
 
 
 def export(
     layer: Annotated[
         str,
-        typer.Argument(metavar="RUN|LAYER", help="A run; or a layer by name, formula or file."),
+        typer.Argument(
+            metavar="RUN|LAYER",
+            help="A run; or a layer by name, formula, file or bundle.",
+            autocompletion=completion.layers,
+        ),
     ],
     candidate: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help='A candidate of the run. [default: "best"]')
+        str | None,
+        typer.Argument(
+            metavar="[ID]",
+            help='A candidate of the run. [default: "best"]',
+            autocompletion=completion.candidates,
+        ),
     ] = None,
     out: Annotated[str | None, typer.Option("--out", "-o", metavar="DIR", help="The folder to make.")] = None,
     to: Annotated[
-        str | None, typer.Option("--to", metavar="A,B", help="Further formats: onnx, torch_export.")
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="A,B",
+            help="Further formats: onnx, torch_export.",
+            autocompletion=completion.bundle_formats,
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the files of a bundle that is there.")

@@ -19,7 +19,12 @@ def report(
     ] = None,
     format_: Annotated[
         str | None,
-        typer.Option("--format", metavar="NAME", help="html, md or tensorboard. [default: by FILE, or html]"),
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="html, md or tensorboard. [default: by FILE, or html]",
+            autocompletion=completion.report_formats,
+        ),
     ] = None,
     plugin: Plugin = None,
     runs: Runs = "runs",

@@ -6,6 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from evonas.errors import EvonasError
+from evonas.graph.drawing import draw_svg
 from evonas.graph.mathml import format_mathml
 from evonas.layers import assembly_from
 from evonas.run.wording import score
@@ -18,7 +19,7 @@ _ROWS = 20
 
 
 def run_html(run: Run) -> str:
-    """Status and front of a run; a run without a log yet has no front."""
+    """Status and front of a run, and the graph of the best on average; a run without a log yet has no front."""
     head = f"<strong>{escape(run.id)}</strong>: {escape(run.status)}"
     try:
         front = run.front()
@@ -34,9 +35,18 @@ def run_html(run: Run) -> str:
         cells = "".join(f"<td>{score(value)}</td>" for value in values)
         rows.append(f"<tr><td>{row['candidate']}</td>{cells}<td>{_typeset(row['formula'])}</td></tr>")
     more = f"<div>and {len(front) - _ROWS} more</div>" if len(front) > _ROWS else ""
-    return (
-        f"<div>{head}<table><thead><tr>{title}</tr></thead><tbody>{''.join(rows)}</tbody></table>{more}</div>"
-    )
+    best = max(front, key=lambda row: row["mean"])
+    picture = f"<div>{best['candidate']}:</div>{_drawn(best['formula'])}"
+    table = f"<table><thead><tr>{title}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f"<div>{head}{table}{more}{picture}</div>"
+
+
+def _drawn(formula: str) -> str:
+    """The graphs of a formula."""
+    try:
+        return "".join(draw_svg(part.graph) for part in assembly_from(formula).parts)
+    except EvonasError:
+        return ""
 
 
 def _typeset(formula: str) -> str:

@@ -38,6 +38,11 @@ def offered(*words: str) -> list[str]:
         (("top", "la"), {"latest"}),
         (("report", "2"), {p.parent.name for p in GOLDEN.glob("*/run.json")}),
         (("rep",), {"replay", "report"}),
+        (("export", "power"), {"power_norm"}),
+        (("export", "evonorm_b"), {"evonorm_b0", "evonorm_b1", "evonorm_b2"}),
+        (("export", "latest", "b"), {"best"}),
+        (("export", "relu", "--to", "onnx,t"), {"onnx,torch_export"}),
+        (("report", "latest", "--format", "t"), {"tensorboard"}),
     ],
 )
 def test_names_that_exist_are_offered(words: tuple[str, ...], expected: set[str]) -> None:

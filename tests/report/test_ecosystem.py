@@ -51,6 +51,7 @@ def test_notebooks_show_layers_and_runs_typeset() -> None:
     assert "<svg" in shown
     assert "independent of the batch" in shown
     page = Run(GOLDEN)._repr_html_()
+    assert page.count("<svg") == 1
     ET.fromstring(page)
     assert page.count("<math") == len(Run(GOLDEN).front())
 

@@ -127,3 +127,13 @@ def test_scalars_cannot_go_into_a_file(tmp_path: Path, capsys) -> None:
         assert main(["report", str(GOLDEN), "--format", "tensorboard", "-o", str(path)]) == 4
         assert "writing TensorBoard files to" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_constants_are_typeset_with_four_digits() -> None:
+    from evonas.graph import Graph
+    from evonas.graph.mathml import format_mathml
+
+    text = format_mathml(Graph.parse("x * 0.7071067811865476 + 0.0013098582948312004 + 0.25"))
+    assert "0.7071<" in text
+    assert "0.00131<" in text
+    assert "0.25<" in text
