@@ -186,12 +186,18 @@ class StatefulLayer(nn.Module):
                 y = self.with_affine(rows)
             elif self.training:
                 kept = None if mask is None else (~mask).reshape(rows.shape[0], -1, 1).to(rows.dtype)
-                y = self.train_form(rows, kept)
+                y = self._step(rows, kept)
             else:
                 y = self.eval_form(rows)
             y = y.to(x.dtype)
         y = y if self.layout == "btc" else y.transpose(1, 2).reshape(x.shape)
         return y if self.drop is None else self.drop(y)
+
+    @torch.compiler.disable
+    def _step(self, x: Tensor, kept: Tensor | None) -> Tensor:
+        """``train_form``. A compiled graph would lose what a backward pass writes to buffers, and would compute
+        gradients from buffers as they are after the step."""
+        return self.train_form(x, kept)
 
 METHODS
 '''

@@ -21,7 +21,7 @@ READERS = ("pandas", "polars", "duckdb")
 #: What a block may be left out for: it takes long, needs a network, a second machine, or a package we do not need.
 LONG_OR_EXTERNAL = re.compile(
     r"^\s*(\$ )?(make|git|pip|sudo|ray|pre-commit|python -m pip|\.ci/run|python benchmarks/|PIP_ARGS)|--address"
-    r"|import (pandas|polars|duckdb|timm)|--workers 64|cifar|image_folder|entry-points|\.arrows", re.M
+    r"|import (pandas|polars|duckdb|timm)|--workers 64|--seeds [3-9]|cifar|image_folder|entry-points|\.arrows", re.M
 )  # fmt: skip
 
 

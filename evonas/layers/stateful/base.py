@@ -8,6 +8,11 @@ from typing import Any, ClassVar, overload
 import torch
 from torch import Tensor, nn
 
+try:  # torch.compiler.disable, for which the compiler is imported with the first call alone, as optimisers have it
+    from torch._compile import _disable_dynamo as outside_of_graphs
+except ImportError:
+    from torch.compiler import disable as outside_of_graphs
+
 from evonas.errors import UsageError
 from evonas.graph.layout import get_layout
 from evonas.layers.stateful.contract import StateContract
@@ -123,12 +128,18 @@ class StatefulLayer(nn.Module):
             rows = self._rows(source.float() if source.dtype in _HALF else source)
             if self.training:
                 kept = None if mask is None else (~mask).reshape(rows.shape[0], -1, 1).to(rows.dtype)
-                y = self.train_form(rows, kept)
+                y = self._step(rows, kept)
             else:
                 y = self.eval_form(rows)
             y = y.to(source.dtype)
         y = y if self.layout.name == "btc" else y.transpose(1, 2).reshape(source.shape)
         return y if total is None else (y, total)
+
+    @outside_of_graphs
+    def _step(self, x: Tensor, kept: Tensor | None) -> Tensor:
+        """``train_form``. A compiled graph would lose what a backward pass writes to buffers, and would compute
+        gradients from buffers as they are after the step."""
+        return self.train_form(x, kept)
 
     def _rows(self, x: Tensor) -> Tensor:
         return x if self.layout.name == "btc" else x.flatten(2).transpose(1, 2)
