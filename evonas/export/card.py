@@ -213,7 +213,7 @@ def _found(origin: Origin) -> str:
     ]  # fmt: skip
     text = table(("what", "value"), rows)
     if origin.ancestors:
-        chain = []
+        chain: list[tuple[Any, ...]] = []
         for a in origin.ancestors:
             same = bool(chain) and chain[-1][3] == f"`{a['formula']}`"
             if same:  # a mutation of what is not in use: the oldest one of the same formula was trained

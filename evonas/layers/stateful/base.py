@@ -11,7 +11,7 @@ from torch import Tensor, nn
 try:  # torch.compiler.disable, for which the compiler is imported with the first call alone, as optimisers have it
     from torch._compile import _disable_dynamo as outside_of_graphs
 except ImportError:
-    from torch.compiler import disable as outside_of_graphs
+    from torch.compiler import disable as outside_of_graphs  # type: ignore[no-redef]
 
 from evonas.errors import UsageError
 from evonas.graph.layout import get_layout
