@@ -252,11 +252,13 @@ def _short(text: str) -> str:
 def layer_file(spec: str | Path) -> Path | None:
     """The file that a text or path names a layer by, or the layer.json of a bundle's folder; None for other texts."""
     path = Path(spec)
+    if str(spec) in ("x", *PARAMETER_LEAVES):  # a formula, whatever folders are called
+        return None
     try:
         if path.is_dir() and (path / "layer.json").is_file():
             return path / "layer.json"
     except (OSError, ValueError):  # a text that no file system takes for a name, such as a long formula
-        return None
+        pass
     return path if isinstance(spec, Path) or _looks_like_a_path(spec) else None
 
 

@@ -393,3 +393,12 @@ def test_a_file_that_is_no_layer(tmp_path: Path) -> None:
     (tmp_path / "layer.json").write_text("{")
     with pytest.raises(UsageError, match="is not a layer file"):
         evonas.layer(tmp_path)
+
+
+def test_a_folder_does_not_hide_a_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("x", "relu", "mine"):
+        evonas.export("x * tanh(x)", out=name)
+    assert evonas.layer("x").formula == "x"
+    assert evonas.layer("relu").formula == "max(x, 0)"
+    assert evonas.layer("mine").formula == "x * tanh(x)"
