@@ -305,6 +305,21 @@ def nested_layers(root: Path) -> str | None:
 
 
 @block
+def latency_front(root: Path) -> str | None:
+    """benchmarks/latency_front.py: the front of accuracy against latency, and the known layers."""
+    report = results(root, "latency_front")
+    if report is None:
+        return None
+    rows = [
+        [f"`{row['formula']}`", "found" if row["front"] else "known", f"{100 * row['accuracy']:.1f}",
+         f"{row['latency_us']:.0f}"]
+        for row in report["rows"]
+    ]  # fmt: skip
+    head = f"{report['scored']} candidates trained to the end. Latency: {report['source']}.\n\n"
+    return head + table(["layer", "", "accuracy %", "latency us"], rows)
+
+
+@block
 def kernel_fuzz(root: Path) -> str | None:
     """benchmarks/kernel_fuzz.py: random layers in the interpreter against float64."""
     report = results(root, "kernel_fuzz")
