@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 from evonas.errors import VerificationError
@@ -35,6 +36,8 @@ DECISIONS = frozenset({"run_started", "proposed", "rerank_planned", "rerank_fini
 
 #: Candidates that are looked at in one launch on a GPU.
 LOOK_AHEAD = 64
+#: Stages whose steps are together one training.
+TRAINING = ("hurdle", "quality", "training")
 #: Modelled latencies that a resume compares with today's model.
 _SAMPLE = 16
 
@@ -130,6 +133,8 @@ class Conductor:
         self.baseline_ids: dict[int, str] = {}
         self.baseline_scores: dict[int, tuple[float, ...]] = {}
         self.baseline_latencies: dict[int, float] = {}
+        #: seconds of the trainings of those that were scored.
+        self.baseline_seconds: dict[int, float] = {}
         self.latency = LatencyObjective(
             settings.search.objectives, settings.search.latency, space.layout.name
         )
@@ -452,6 +457,9 @@ class Conductor:
         if flight.arm == "baseline":
             if complete is not None:
                 self.baseline_scores[candidate] = complete
+                self.baseline_seconds[candidate] = sum(
+                    r["seconds"] for r in event.details().get("reports", ()) if r["stage"] in TRAINING
+                )
             if latency is not None:
                 self.baseline_latencies[candidate] = latency
             return
@@ -524,6 +532,15 @@ class Conductor:
     def replicates_left(self) -> int:
         """Re-ranking trainings that are planned and not sent out, a sweep counted as one."""
         return len(self._planned) + len(self._unswept)
+
+    def rerank_seconds(self) -> float:
+        """Seconds that the re-ranking will keep one slot busy, by the trainings of the baselines; 0 if none is known.
+        Only the clock's owner asks: no decision depends on it."""
+        if not self.baseline_seconds:
+            return 0.0
+        rerank = self.settings.rerank
+        finalists = rerank.top + len(self.baselines) + (rerank.control_top if "control" in self.arms else 0)
+        return finalists * self._finals.work(rerank.seeds) * fmean(self.baseline_seconds.values())
 
     def waiting(self) -> Iterator[Task]:
         """Tasks in flight, by candidate id: what a resumed run sends out again."""

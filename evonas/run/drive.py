@@ -15,6 +15,8 @@ from evonas.run.schema import Event, pack
 
 #: Rejected proposals in a row after which the loop looks for answers and at the clock.
 _LOOK_UP = 500
+#: Of the time, that the re-ranking is given at most, however long it takes.
+_RERANK_AT_MOST = 0.7
 #: Evaluations that must not all fail before anything else came back.
 BREAKER = 10
 
@@ -36,7 +38,7 @@ class Driver:
         conductor: in the state that the log describes.
         log: open for writing.
         backend: started.
-        max_time_s: 0 for none; a share ``rerank_share`` of it is kept for the re-ranking.
+        max_time_s: 0 for none; a share ``rerank_share`` of it is kept for the re-ranking, or more: see ``kept``.
         patience: slots per processor, if that is above one: deadlines are longer by this factor.
     """
 
@@ -190,12 +192,20 @@ class Driver:
             return None
         if self.elapsed >= self.max_time_s and conductor.phase == "rerank":
             return "rerank"
-        if self.elapsed >= self.max_time_s * (1 - self.rerank_share) and conductor.phase in (
+        if self.elapsed >= self.max_time_s - self.kept and conductor.phase in (
             "search",
             "baselines",
         ):
             return None if conductor.stopping == "search" else "search"
         return None
+
+    @property
+    def kept(self) -> float:
+        """Seconds of ``max_time_s`` for the re-ranking: its share, and what it needs by the baselines' trainings if that
+        is more, so that every finalist gets all of its seeds; up to 70 % of the time."""
+        share = self.rerank_share * self.max_time_s
+        needed = self.conductor.rerank_seconds() / max(1, self.backend.capacity)
+        return max(share, min(needed, _RERANK_AT_MOST * self.max_time_s)) if share else 0.0
 
     def _stop_if_due(self) -> None:
         stage = self._due()

@@ -23,8 +23,8 @@ class FinalTrainings:
     """What every layer is given alike.
 
     seed: of the run; that of a training follows from it and the training's number. budget: multiplies the steps.
-    lr_factors: of the sweep, empty for none. shares: of the training data, below 1. deadline_s: seconds of one
-    processor for one training on all proxies.
+    lr_factors: of the sweep, empty for none; sweep_budget: multiplies its steps once more. shares: of the training
+    data, below 1. deadline_s: seconds of one processor for one training on all proxies.
     """
 
     seed: int
@@ -32,6 +32,7 @@ class FinalTrainings:
     lr_factors: tuple[float, ...]
     shares: tuple[float, ...]
     deadline_s: float
+    sweep_budget: float = 1.0
 
     @classmethod
     def of(cls, settings: Settings) -> FinalTrainings:
@@ -39,13 +40,20 @@ class FinalTrainings:
         rerank = settings.rerank
         shares = tuple(share for share in rerank.data_shares if share < 1)
         return cls(
-            settings.search.seed, rerank.budget, rerank.lr_factors, shares, settings.evaluation.deadline_s
-        )
+            settings.search.seed, rerank.budget, rerank.lr_factors, shares, settings.evaluation.deadline_s,
+            rerank.sweep_budget,
+        )  # fmt: skip
+
+    def work(self, seeds: int) -> float:
+        """What one layer takes, in trainings with the steps of the search."""
+        swept = len(self.lr_factors) * self.sweep_budget if seeds else 0.0
+        return self.budget * (swept + seeds * (1 + len(self.shares)))
 
     def sweep(self, candidate: int, formula: str) -> Task:
         """One training for each factor on the learning rate, from a seed that no final training has."""
         return Task(
-            candidate, formula, arm=ARM, seed=derive_seed("sweep", self.seed), mode="sweep", budget=self.budget,
+            candidate, formula, arm=ARM, seed=derive_seed("sweep", self.seed), mode="sweep",
+            budget=self.budget * self.sweep_budget,
             deadline_s=self._deadline(len(self.lr_factors)), lr_factors=self.lr_factors,
         )  # fmt: skip
 

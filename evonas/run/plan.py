@@ -85,6 +85,7 @@ def make_plan(settings: Settings, space: AnySpace, *, measure: bool = True) -> d
     sizes = 1 + sum(share < 1 for share in rerank.data_shares)
     swept = finalists * len(rerank.lr_factors) if replicates else 0
     finals = replicates * sizes + swept
+    final_work = replicates * sizes + swept * rerank.sweep_budget
     candidates, baselines = arms * search.candidates, len(search.baselines)
     cores = _cores()
     plan: dict[str, Any] = {
@@ -122,8 +123,8 @@ def make_plan(settings: Settings, space: AnySpace, *, measure: bool = True) -> d
         {name: getattr(c, name) for name in ("proxy", "steps", "quality_steps", "step", "ascent", "measured")}
         for c in costs
     ]
-    plan["trainings"] = _trainings(settings, costs, candidates, baselines, finals)
-    plan["seconds"] = _seconds(settings, costs, candidates, baselines, finals, cores)
+    plan["trainings"] = _trainings(settings, costs, candidates, baselines, finals, final_work)
+    plan["seconds"] = _seconds(settings, costs, candidates, baselines, final_work, cores)
     plan["memory_bytes"] = memory
     return plan
 
@@ -179,13 +180,19 @@ def _kernels(settings: Settings) -> str:
 
 
 def _trainings(
-    settings: Settings, costs: list[ProxyCost], candidates: int, baselines: int, finals: int
+    settings: Settings,
+    costs: list[ProxyCost],
+    candidates: int,
+    baselines: int,
+    finals: int,
+    final_work: float,
 ) -> dict[str, Any]:
-    """Full trainings and training steps, from all-rejected to all-trained."""
+    """Full trainings and training steps, from all-rejected to all-trained. final_work: ``finals`` in final trainings
+    on all data, of which one of the sweep may be a part."""
     full = sum(c.steps for c in costs)
     final = sum(round(c.steps * settings.rerank.budget) for c in costs)
     first = _first_test(settings, costs[0])
-    always = baselines * full + finals * final
+    always = baselines * full + round(final_work * final)
     return {
         "low": (baselines + finals) * len(costs),
         "high": (candidates + baselines + finals) * len(costs),
@@ -205,7 +212,7 @@ def _first_test(settings: Settings, cost: ProxyCost) -> int:
 
 
 def _seconds(
-    settings: Settings, costs: list[ProxyCost], candidates: int, baselines: int, finals: int, cores: int
+    settings: Settings, costs: list[ProxyCost], candidates: int, baselines: int, finals: float, cores: int
 ) -> dict[str, float]:
     evaluation = settings.evaluation
     # the steps of the quality test are the first ones of the training

@@ -105,9 +105,10 @@ class MatterSettings:
 @dataclass(frozen=True)
 class RerankSettings:
     """top, control_top: finalists of the two arms. seeds: fresh seeds per finalist. budget: multiplies the
-    training steps. time_share: of max_time_s, kept for the re-ranking. lr_factors: factors on every proxy's learning
-    rate, of which each finalist and baseline gets the best on validation data; empty for no sweep. data_shares:
-    shares of the training data on which every final training is repeated, besides that on all of them."""
+    training steps. time_share: of max_time_s, kept for the re-ranking; more where the baselines took so long that this
+    would not do. lr_factors: factors on every proxy's learning rate, of which each finalist and baseline gets the best
+    on validation data; empty for no sweep. sweep_budget: multiplies the steps of a final training in the sweep.
+    data_shares: shares of the training data on which every final training is repeated, besides that on all of them."""
 
     top: int = 5
     control_top: int = 5
@@ -115,6 +116,7 @@ class RerankSettings:
     budget: float = 1.5
     time_share: float = 0.4
     lr_factors: tuple[float, ...] = ()
+    sweep_budget: float = 1.0
     data_shares: tuple[float, ...] = ()
 
 
@@ -163,6 +165,7 @@ class Settings:
             ("evaluation", "kernels", DEFAULT_KERNELS),
             ("evaluation", "parametrization", "standard"),
             ("rerank", "lr_factors", ()),
+            ("rerank", "sweep_budget", 1.0),
             ("rerank", "data_shares", ()),
         ):
             if getattr(getattr(self, section), name) == default:
@@ -221,6 +224,7 @@ class Settings:
                 hint="--parametrization mup",
             )  # fmt: skip
         _at_least("rerank.budget", self.rerank.budget, 0.001)
+        _at_least("rerank.sweep_budget", self.rerank.sweep_budget, 0.001)
         _numbers("rerank.lr_factors", self.rerank.lr_factors, math.inf)
         _numbers("rerank.data_shares", self.rerank.data_shares, 1.0)
         if not 0 <= self.rerank.time_share < 1:

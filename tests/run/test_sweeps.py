@@ -13,10 +13,14 @@ from support import StopAt, decisions, free_run, free_settings, verify
 from evonas.cli.progress import read_progress
 from evonas.cli.tables import sweep_table
 from evonas.errors import UsageError, VerificationError
-from evonas.evaluation.protocol import Task, dump_tasks, load_tasks
+from evonas.evaluation.protocol import EvaluatorSpec, Task, dump_tasks, load_tasks
 from evonas.evaluation.sweep import best_factor, sensitivity
 from evonas.rng import derive_seed
+from evonas.run.backends.inline import InlineBackend
 from evonas.run.conductor import Conductor
+from evonas.run.directory import RunDirectory
+from evonas.run.drive import Driver
+from evonas.run.finals import FinalTrainings
 from evonas.run.log import EventLog, read_events
 from evonas.run.plan import make_plan
 from evonas.run.run import Run
@@ -111,6 +115,50 @@ def test_sweeps_have_a_seed_of_their_own_and_the_final_steps(tmp_path: Path) -> 
     assert tasks["final"][0].deadline_s == 2 * 1.5 * settings.evaluation.deadline_s
     both = [tasks["sweep"][0], tasks["final"][0], Task(1, "x")]
     assert load_tasks(dump_tasks(both)) == both
+
+
+def test_a_sweep_may_be_shorter_than_a_final_training() -> None:
+    settings = free_settings(**SWEPT, rerank__sweep_budget=0.5)
+    trainings = FinalTrainings.of(settings)
+    sweep, final = trainings.sweep(1, "x"), trainings.final(1, "x", 0)
+    assert (sweep.budget, final.budget) == (0.75, 1.5)
+    assert sweep.lr_factors == (0.5, 1.0, 2.0)
+    assert trainings.work(2) == 1.5 * (3 * 0.5 + 2 * 2)
+    assert trainings.work(0) == 0
+    assert settings.deciding()["rerank"]["sweep_budget"] == 0.5
+    assert "sweep_budget" not in free_settings(**SWEPT).deciding()["rerank"]  # older logs have none
+    with pytest.raises(UsageError, match=r"rerank\.sweep_budget"):
+        free_settings(**SWEPT, rerank__sweep_budget=0.0)
+
+
+def test_the_re_ranking_is_given_the_time_that_it_needs(tmp_path: Path) -> None:
+    """By the baselines of a recorded run, whose re-ranking took more than its share."""
+    directory = RunDirectory.open(next((Path(__file__).parents[2] / "runs" / "language").iterdir()))
+    settings = open_settings(directory)
+    conductor = Conductor(settings, recorded_space(directory, settings))
+    taken: dict[str, list[float]] = {"baseline": [], "rerank": []}
+    before = conductor.rerank_seconds()
+    for event in read_events(directory.path):
+        conductor.apply(event)
+        if event.kind == "finished" and event.arm in taken:
+            taken[event.arm].append(event.seconds or 0.0)
+    assert before == 0
+    each = fmean(conductor.baseline_seconds.values())
+    assert 0 < each < fmean(taken["baseline"])  # which has the stability test in it
+    # two of the search, one of the control, five baselines; three factors and two seeds at two sizes of the data
+    assert conductor.rerank_seconds() == pytest.approx(8 * (3 + 2 * 2) * each)
+    assert conductor.rerank_seconds() > sum(taken["rerank"])
+
+    log = EventLog.create(tmp_path, "none", {})
+    backend = InlineBackend(EvaluatorSpec("free"))
+
+    def kept(max_time_s: float, share: float) -> float:
+        return Driver(conductor, log, backend, max_time_s=max_time_s, rerank_share=share).kept
+
+    assert kept(2 * conductor.rerank_seconds(), 0.2) == conductor.rerank_seconds()
+    assert kept(2 * conductor.rerank_seconds(), 0.6) == 1.2 * conductor.rerank_seconds()
+    assert kept(conductor.rerank_seconds(), 0.2) == 0.7 * conductor.rerank_seconds()  # something is searched
+    assert kept(100.0, 0.0) == kept(0.0, 0.5) == 0
 
 
 def test_a_run_killed_between_sweeps_resumes_to_the_same_end(tmp_path: Path, swept: Run) -> None:
