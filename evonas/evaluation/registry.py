@@ -46,7 +46,8 @@ def evaluator(
 
 
 def find_evaluator(spec: EvaluatorSpec) -> Registration:
-    """Load the plug-ins of ``spec`` and look its evaluator up.
+    """Load the plug-ins of ``spec``, and the installed operations and layers, which formulas may name; look its
+    evaluator up.
 
     Raises:
         PluginError: a plug-in cannot be loaded or differs from its digest.
@@ -55,6 +56,8 @@ def find_evaluator(spec: EvaluatorSpec) -> Registration:
     from evonas.plugins import load_entry_points, load_plugins
 
     load_plugins(spec.plugins)
+    for group in ("evonas.primitives", "evonas.layers"):
+        load_entry_points(group)
     if spec.name == "proxies" and "proxies" not in _FACTORIES:
         import evonas.evaluation.funnel  # noqa: F401  (registers it; imports torch)
     if spec.name not in _FACTORIES:
