@@ -19,6 +19,7 @@ from evonas.graph.cost import resolve_groups
 from evonas.graph.execute import ArrayOps
 from evonas.graph.graph import INITIAL, PARAMETER_LEAVES, SCALAR_LEAVES, Graph, literal
 from evonas.graph.layout import get_layout
+from evonas.layers.casting import uncast
 from evonas.layers.stateful.base import StatefulLayer
 from evonas.layers.stateful.contract import StateContract
 from evonas.layers.stateful.of_graph import graph_contract
@@ -163,7 +164,7 @@ class GraphLayer(nn.Module):
         """The layer's output, and the sum if there is a residual."""
         total = None if residual is None else x + residual
         # autocast must not send single nodes of the graph to half precision
-        with torch.autocast(device_type=x.device.type, enabled=False):
+        with uncast(x):
             return self._eager(x if total is None else total), total
 
     def step(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
@@ -180,7 +181,7 @@ class GraphLayer(nn.Module):
             UsageError: layout "nchw", a moment over tokens that is not causal, or statistics of the batch in training.
         """
         self._check_step(x)
-        with torch.autocast(device_type=x.device.type, enabled=False):
+        with uncast(x):
             after: LayerState = []
             y = self._eager(x[:, None, :], (state, after))
         return y[:, 0], after

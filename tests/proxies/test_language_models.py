@@ -1,6 +1,7 @@
 """Transformer and TransNormer: slots, causality, the published pieces, decoding."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 import evonas
 import evonas.proxies as proxies
 from evonas.errors import UsageError
+from evonas.layers import resolve_candidate
 from evonas.proxies.networks.decoding import Session
 from evonas.proxies.networks.tokens import RMSNorm, SimpleRMSNorm, rotate
 
@@ -337,3 +339,44 @@ def test_mup_needs_a_base_width_and_a_known_name():
     )
     trainer.run()
     assert {g["lr_scale"] for g in trainer._optimiser.param_groups} >= {1.0, 2.0}
+
+
+#: parameters with RMSNorm and SiLU in every slot; the page on language models says them too.
+PARAMETERS = {
+    ("transformer", "tiny"): 424_064,
+    ("transformer", "small"): 6_414_848,
+    ("transformer", "paper"): 302_417_920,
+    ("transnormer", "tiny"): 470_208,
+    ("transnormer", "small"): 7_090_944,
+    ("transnormer", "paper"): 334_121_984,
+}
+
+
+def known(channels, slot):
+    return resolve_candidate("rms_norm+silu").laid_out("btc").module(channels, slot=slot, layout="btc")
+
+
+@pytest.mark.parametrize(("name", "scale"), PARAMETERS)
+def test_every_scale_has_the_parameters_that_the_page_says(name, scale):
+    """Built, and run on a batch, without memory for it: shapes are checked as they would be with it."""
+    proxy = proxies.get(name, scale)
+    with torch.device("meta"):
+        network = proxy.network(proxy.spec, known, proxy.spec.vocabulary, proxy.spec.vocabulary)
+        tokens = torch.zeros(proxy.spec.batch, proxy.spec.sequence, dtype=torch.int64)
+        logits = network(tokens)
+    assert logits.shape == (proxy.spec.batch, proxy.spec.sequence, proxy.spec.vocabulary)
+    assert sum(p.numel() for p in network.parameters()) == PARAMETERS[name, scale]
+    page = (Path(__file__).parents[2] / "docs" / "language-models.md").read_text("utf-8")
+    assert f"{PARAMETERS[name, scale]:,}" in page
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_small_scale_takes_a_step(name):
+    trainer = proxies.Trainer(proxies.get(name, "small"), known)
+    before = {n: p.detach().clone() for n, p in trainer.network.named_parameters()}
+    trainer.run(1)
+    assert trainer.diverged_at is None
+    assert trainer.losses[0] == pytest.approx(math.log(256), rel=0.35)  # of a network that has seen nothing
+    assert any(not torch.equal(p, before[n]) for n, p in trainer.network.named_parameters())

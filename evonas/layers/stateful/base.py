@@ -15,6 +15,7 @@ except ImportError:
 
 from evonas.errors import UsageError
 from evonas.graph.layout import get_layout
+from evonas.layers.casting import uncast
 from evonas.layers.stateful.contract import StateContract
 
 _SHAPES = {"nchw": "(batch, channels, height, width)", "btc": "(batch, tokens, channels)"}
@@ -124,7 +125,7 @@ class StatefulLayer(nn.Module):
         self._check(x, residual, mask)
         total = None if residual is None else x + residual
         source = x if total is None else total
-        with torch.autocast(device_type=x.device.type, enabled=False):
+        with uncast(x):
             rows = self._rows(source.float() if source.dtype in _HALF else source)
             if self.training:
                 kept = None if mask is None else (~mask).reshape(rows.shape[0], -1, 1).to(rows.dtype)
