@@ -76,7 +76,7 @@ class Planner:
 
     def attention(self, a: Any, b: Any, c: Any, out: Any) -> list[Call]:
         """out = LA(a, b, c), see ``linear_attention_triton``; a, b: (B, H, T, N); c, out: (B, H, T, M)."""
-        tile = attention_tile(c.shape[-1], _dtype(c), self.device)
+        tile = attention_tile(b.shape[-1], c.shape[-1], _dtype(c), self.device)
         segment = self._segment(c, tile)
         calls, state = self._states(b, c, tile, segment)
         return [*calls, self._attend(a, b, c, out, tile, segment, state)]
@@ -89,10 +89,10 @@ class Planner:
         """
         tile = pair_tile(a.shape[-1], c.shape[-1], _dtype(a), self.device)
         if tile is None:
-            tile = attention_tile(c.shape[-1], _dtype(a), self.device)
+            tile = attention_tile(a.shape[-1], c.shape[-1], _dtype(a), self.device)
             segment = self._segment(c, tile)
             calls, state = self._states(a, g, tile, segment)
-            other = attention_tile(a.shape[-1], _dtype(a), self.device)
+            other = attention_tile(c.shape[-1], a.shape[-1], _dtype(a), self.device)
             last = self._attend(c, g, a, db, other, segment, state, transposed=True)
             return [*calls, self._attend(b, a, g, dc, tile, segment, state), last]
         segment = self._segment(c, tile)
@@ -166,6 +166,7 @@ class Planner:
         sweeps = [(_bytes(tensors[name]), times) for name, times in moved.items()]
         if state is not None:
             sweeps.append((_bytes(state), 1))
+        parts = tile.parts(inner) if function == "attend" else 1
         arguments = {
             **{f"{name}_ptr": t for name, t in tensors.items()},
             "rate_ptr": self.rate,
@@ -179,9 +180,10 @@ class Planner:
         numbers = {
             "N": inner,
             "M": outer,
-            "BLOCK_N": padded(inner),
+            "BLOCK_N": min(padded(inner), tile.features) if function == "attend" else padded(inner),
             "BLOCK_M": tile.columns,
             "CHUNK": tile.chunk,
+            **({"PARTS": parts} if function == "attend" else {}),
             "REVERSE": self.reverse,
             **constants,
             **_numerics(_dtype(tensors["a"]), self.device),

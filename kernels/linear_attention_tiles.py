@@ -43,12 +43,18 @@ class Device:
 
 @dataclass(frozen=True)
 class Tile:
-    """chunk: tokens per step. columns: of the output per program, a power of two."""
+    """chunk: tokens per step. columns: of the output per program, a power of two. features: that ``attend`` takes at a
+    time; a head of more goes through in parts."""
 
     chunk: int
     columns: int
     warps: int
     stages: int
+    features: int = 128
+
+    def parts(self, inner: int) -> int:
+        """In how many parts ``attend`` takes ``inner`` features."""
+        return -(-inner // self.features) if padded(inner) > self.features else 1
 
 
 def why_no_kernel(features: int, values: int, dtype: str) -> str | None:
@@ -66,13 +72,16 @@ def padded(size: int) -> int:
     return max(16, 1 << (size - 1).bit_length())
 
 
-def attention_tile(outer: int, dtype: str, device: Device) -> Tile:
-    """Of ``attend`` with ``outer`` columns."""
-    if dtype == "float32":
-        return Tile(16, 16, 4, 1)
+def attention_tile(inner: int, outer: int, dtype: str, device: Device) -> Tile:
+    """Of ``attend`` with ``inner`` features and ``outer`` columns."""
+    if dtype == "float32":  # three products of TF32, each of whose operands takes registers of its own
+        return Tile(16, 32, 8, 1, features=32)
     if dtype == "float16":
         return Tile(32, min(padded(outer), 32), 4, 2)
-    return Tile(64 if device.wgmma else 32, min(padded(outer), 64), 4, 2)
+    if device.wgmma:
+        return Tile(64, min(padded(outer), 64), 4, 2)
+    masked = padded(inner) > 64 and (inner != padded(inner) or outer % 64 != 0)  # masks take registers too
+    return Tile(32, min(padded(outer), 32 if masked else 64), 4, 2)
 
 
 def pair_tile(inner: int, outer: int, dtype: str, device: Device) -> Tile | None:

@@ -26,7 +26,7 @@ def _load(ptr, at, columns, tokens, stride, SIZE: tl.constexpr, BLOCK: tl.conste
     """Rows ``at`` of a head, zero beyond the last token and beyond SIZE columns."""
     where = ptr + at.to(tl.int64)[:, None] * stride + columns[None, :]
     live = (at < tokens)[:, None]
-    if BLOCK != SIZE:
+    if SIZE % BLOCK:
         live = live & (columns < SIZE)[None, :]
     return tl.load(where, mask=live, other=0.0)
 
@@ -35,7 +35,7 @@ def _load(ptr, at, columns, tokens, stride, SIZE: tl.constexpr, BLOCK: tl.conste
 def _store(ptr, value, at, columns, tokens, stride, SIZE: tl.constexpr, BLOCK: tl.constexpr):
     where = ptr + at.to(tl.int64)[:, None] * stride + columns[None, :]
     live = (at < tokens)[:, None]
-    if BLOCK != SIZE:
+    if SIZE % BLOCK:
         live = live & (columns < SIZE)[None, :]
     tl.store(where, value.to(ptr.dtype.element_ty), mask=live)
 
@@ -83,14 +83,15 @@ def attend(
     a_batch, a_head, a_token, b_batch, b_head, b_token, c_batch, c_head, c_token, out_batch, out_head, out_token,
     state_head, state_segment, state_row, state_column,
     N: tl.constexpr, M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, CHUNK: tl.constexpr,
-    REVERSE: tl.constexpr, OUTPUT: tl.constexpr, CARRIED: tl.constexpr, OPERANDS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PARTS: tl.constexpr, REVERSE: tl.constexpr, OUTPUT: tl.constexpr, CARRIED: tl.constexpr,
+    OPERANDS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """LA(a, b, c) of one block of columns of one segment of one head.
 
     a, b: (batch, heads, tokens, N), c, out: (batch, heads, tokens, M), any strides, the last 1. rate: (heads,).
     segment: tokens of a segment, a multiple of CHUNK. CARRIED: begin with the segment's state, else with zero.
-    OUTPUT: write out; else write the state after the segment, and read neither a nor out.
+    OUTPUT: write out; else write the state after the segment, and read neither a nor out. PARTS: of BLOCK_N features,
+    one after the other: a product over all of a large head takes more registers in float32 than there are.
     Grid: (batch * heads * blocks of columns, segments).
     """
     blocks: tl.constexpr = (M + BLOCK_M - 1) // BLOCK_M
@@ -109,12 +110,18 @@ def attend(
     whole = _fade(rate, CHUNK * 1.0)
     b_ptr += batch * b_batch + of_batch * b_head
     c_ptr += batch * c_batch + of_batch * c_head
-    at_state = head.to(tl.int64) * state_head + part.to(tl.int64) * state_segment
-    at_state += rows[:, None] * state_row + columns[None, :] * state_column
-    live = (rows < N)[:, None] & (columns < M)[None, :]
-    state = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    if CARRIED:
-        state = tl.load(state_ptr + at_state, mask=live, other=0.0)
+    state_ptr += head.to(tl.int64) * state_head + part.to(tl.int64) * state_segment
+    state = ()
+    for i in tl.static_range(PARTS):
+        one = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+        if CARRIED:
+            at_state = state_ptr + (i * BLOCK_N + rows)[:, None] * state_row + columns[None, :] * state_column
+            if N % BLOCK_N or M % BLOCK_M:
+                live = (rows < N - i * BLOCK_N)[:, None] & (columns < M)[None, :]
+                one = tl.load(at_state, mask=live, other=0.0)
+            else:
+                one = tl.load(at_state)
+        state = state + (one,)
     if OUTPUT:
         a_ptr += batch * a_batch + of_batch * a_head
         out_ptr += batch * out_batch + of_batch * out_head
@@ -124,18 +131,30 @@ def attend(
     for n in range(chunks):
         m = chunks - 1 - n if REVERSE else n
         at = first + m * CHUNK + inside
-        b = _load(b_ptr, at, rows, tokens, b_token, N, BLOCK_N)
         c = _load(c_ptr, at, columns, tokens, c_token, M, BLOCK_M)
-        if OUTPUT:
-            a = _load(a_ptr, at, rows, tokens, a_token, N, BLOCK_N)
-            scores = _product(a, tl.trans(b), OPERANDS, PRECISION) * mask
-            out = _mixed(a, state, OPERANDS, PRECISION) * since[:, None]
-            out += _mixed(scores, c, OPERANDS, PRECISION)
-            _store(out_ptr, out, at, columns, tokens, out_token, M, BLOCK_M)
         faded = (c * until[:, None]).to(c.dtype)
-        state = state * whole + _product(tl.trans(b), faded, OPERANDS, PRECISION)
+        scores = tl.zeros((CHUNK, CHUNK), tl.float32)
+        out = tl.zeros((CHUNK, BLOCK_M), tl.float32)
+        next_state = ()
+        for i in tl.static_range(PARTS):
+            b = _load(b_ptr + i * BLOCK_N, at, rows, tokens, b_token, N - i * BLOCK_N, BLOCK_N)
+            if OUTPUT:
+                a = _load(a_ptr + i * BLOCK_N, at, rows, tokens, a_token, N - i * BLOCK_N, BLOCK_N)
+                scores += _product(a, tl.trans(b), OPERANDS, PRECISION)
+                out += _mixed(a, state[i], OPERANDS, PRECISION)
+            next_state = next_state + (state[i] * whole + _product(tl.trans(b), faded, OPERANDS, PRECISION),)
+        state = next_state
+        if OUTPUT:
+            out = out * since[:, None] + _mixed(scores * mask, c, OPERANDS, PRECISION)
+            _store(out_ptr, out, at, columns, tokens, out_token, M, BLOCK_M)
     if not OUTPUT:
-        tl.store(state_ptr + at_state, state, mask=live)
+        for i in tl.static_range(PARTS):
+            at_state = state_ptr + (i * BLOCK_N + rows)[:, None] * state_row + columns[None, :] * state_column
+            if N % BLOCK_N or M % BLOCK_M:
+                live = (rows < N - i * BLOCK_N)[:, None] & (columns < M)[None, :]
+                tl.store(at_state, state[i], mask=live)
+            else:
+                tl.store(at_state, state[i])
 
 
 @triton.jit(do_not_specialize=["heads", "segments", "segment", "size"])

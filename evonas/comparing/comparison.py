@@ -19,7 +19,10 @@ from evonas.run.sweeps import Replicate
 def configuration(settings: Settings) -> dict[str, Any]:
     """The settings that a comparison's numbers depend on, as nested plain values."""
     full = settings.to_dict()
-    rerank = {name: full["rerank"][name] for name in ("seeds", "budget", "lr_factors", "sweep_budget", "data_shares")}
+    rerank = {
+        name: full["rerank"][name]
+        for name in ("seeds", "budget", "lr_factors", "sweep_budget", "data_shares")
+    }
     return {
         "search": {"seed": settings.search.seed},
         "evaluation": full["evaluation"],

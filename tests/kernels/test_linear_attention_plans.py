@@ -149,9 +149,25 @@ def test_nothing_spills_in_segments_and_odd_heads(target: str, cache: Path) -> N
 
 
 @needs_triton
-@pytest.mark.slow
 @pytest.mark.parametrize("target", ["sm_80", "sm_90"])
-def test_nothing_spills_in_float16(target: str, cache: Path) -> None:
-    heads = [Heads(**FULL, features=d, values=d) for d in (32, 64, 128)]
-    for report in compiled(heads, target, cache, "fp16").values():
+def test_large_heads_of_float32_do_not_spill(target: str, cache: Path) -> None:
+    reports = compiled([Heads(**FULL, features=128, values=128)], target, cache, "fp32")
+    assert len(reports) == 2
+    for report in reports.values():
+        assert report.spill_bytes == 0, report
+        assert report.counts is not None
+        assert report.counts.total.mma > 0
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_nothing_spills_at_any_head_size(dtype: str, target: str, cache: Path) -> None:
+    """All launches of both passes, with segments and without."""
+    sizes = [(16, 16), (32, 32), (64, 64), (128, 128)]
+    sizes += [(128, 16), (120, 120), (40, 72)] if dtype != "fp16" else []
+    heads = [Heads(**batch, features=d, values=e) for d, e in sizes for batch in (FULL, FEW)]
+    for report in compiled(heads, target, cache, dtype).values():
         assert report.spill_bytes == 0, report

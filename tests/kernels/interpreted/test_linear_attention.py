@@ -48,7 +48,7 @@ def compare(tensors: list[Tensor], decay: Tensor) -> None:
         assert error <= AGREEMENT[one.dtype], f"{name} is off by {error:.1e}"
 
 
-def large_tile(outer: int, dtype: str, device: Device) -> Tile:
+def large_tile(inner: int, outer: int, dtype: str, device: Device) -> Tile:
     """That of bfloat16 in every dtype: the interpreter has no registers, and fewer steps are faster."""
     return Tile(64, min(tiles.padded(outer), 64), 4, 2)
 
@@ -83,8 +83,11 @@ def test_both_passes_in_short_dtypes(dtype: torch.dtype, features: int, values: 
     compare(drawn(100, features, values, dtype), RATES[1:3])
 
 
-def test_the_tiles_of_float32() -> None:
-    compare(drawn(50, 16, 32, torch.float32), RATES[:2])
+@pytest.mark.parametrize("tokens", [1, 50, 64])
+@pytest.mark.parametrize(("features", "values"), [(16, 32), (40, 56), (128, 64), (96, 128)])
+def test_the_tiles_of_float32(features: int, values: int, tokens: int) -> None:
+    """Large heads in two halves, of which the second need not be full."""
+    compare(drawn(tokens, features, values, torch.float32, heads=4), RATES)
 
 
 @pytest.mark.usefixtures("large")
