@@ -121,7 +121,7 @@ def attend(
                 one = tl.load(at_state, mask=live, other=0.0)
             else:
                 one = tl.load(at_state)
-        state = state + (one,)
+        state = state + (one,)  # noqa: RUF005 (Triton has no unpacking)
     if OUTPUT:
         a_ptr += batch * a_batch + of_batch * a_head
         out_ptr += batch * out_batch + of_batch * out_head
@@ -142,7 +142,7 @@ def attend(
                 a = _load(a_ptr + i * BLOCK_N, at, rows, tokens, a_token, N - i * BLOCK_N, BLOCK_N)
                 scores += _product(a, tl.trans(b), OPERANDS, PRECISION)
                 out += _mixed(a, state[i], OPERANDS, PRECISION)
-            next_state = next_state + (state[i] * whole + _product(tl.trans(b), faded, OPERANDS, PRECISION),)
+            next_state = next_state + (state[i] * whole + _product(tl.trans(b), faded, OPERANDS, PRECISION),)  # noqa: RUF005
         state = next_state
         if OUTPUT:
             out = out * since[:, None] + _mixed(scores * mask, c, OPERANDS, PRECISION)
