@@ -201,7 +201,8 @@ class Driver:
 
     @property
     def kept(self) -> float:
-        """Seconds of ``max_time_s`` for the re-ranking: its share, and what it needs X, so that every finalist gets all of its seeds; up to 70 % of the time."""
+        """Seconds of ``max_time_s`` for the re-ranking: its share, or what it needs by the baselines' trainings if
+        that is more, so that every finalist gets all of its seeds; up to 70 % of the time."""
         share = self.rerank_share * self.max_time_s
         needed = self.conductor.rerank_seconds() / max(1, self.backend.capacity)
         return max(share, min(needed, _RERANK_AT_MOST * self.max_time_s)) if share else 0.0
