@@ -1,10 +1,10 @@
-"""What the two language models say of known layers and of none: the table behind their thresholds.
+"""What the two language models, or SOFT on images, say of known layers and of none: the table behind their thresholds.
 
     python benchmarks/language_proxies.py [--scale tiny] [--proxies transformer transnormer] [--seed 0] [--json]
 
 A layer stands in every norm slot; the activation is the network's own. Each goes through the funnel's stages on one
 network alone, and is trained to the end as well where a stage says no. The exit code is 1 if a known layer is
-rejected or a network without norms is not. Seconds are of one core.
+rejected or a network without norms is not. Seconds are of one core. With ``--proxies soft`` a score is an accuracy.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def measured(name: str, formula: str, proxy: str, scale: str, seed: int) -> dict
         (trained,) = evaluator.evaluate([Task(candidate=0, formula=formula, seed=seed, mode="train")])
         final = [r for r in trained.reports if r.stage == "training"]
     found["bits_per_byte"] = final[0].evidence.get("bits_per_byte")
+    found["score"] = final[0].evidence.get("score")
     found["diverged_at"] = final[0].evidence.get("diverged_at")
     return found
 
@@ -65,9 +66,12 @@ def line(row: dict[str, Any]) -> str:
         number = stages.get(stage, {}).get(key)
         return "-" if number is None or not math.isfinite(number) else f"{number:.3f}"
 
-    bits = "diverged" if row["bits_per_byte"] is None else f"{row['bits_per_byte']:.3f}"
+    asked = "accuracy" if "accuracy" in stages.get("quality", {}) else "loss"
+
+    known = row["score"] if row["bits_per_byte"] is None else row["bits_per_byte"]
+    bits = "diverged" if row["diverged_at"] is not None or known is None else f"{known:.3f}"
     return (
-        f"{row['proxy']:12s} {row['layer']:16s} {value('hurdle', 'loss'):>8s} {value('quality', 'loss'):>8s} "
+        f"{row['proxy']:12s} {row['layer']:16s} {value('hurdle', 'loss'):>8s} {value('quality', asked):>8s} "
         f"{value('stability', 'largest'):>12s} {bits:>9s} {row['seconds']:6.1f}s  {row['reason'] or 'passes'}"
     )
 
@@ -87,15 +91,19 @@ def main() -> int:
         made = proxies.get(proxy, arguments.scale)
         asked = proxies.problem(made)
         heads[proxy] = {
-            "unigram_entropy": asked.guess,
+            "unit": made.unit,
+            "unigram_entropy" if made.kind == "text" else "log_classes": asked.guess,
             "hurdle_needs": asked.hurdle * asked.guess,
-            "quality_needs": made.spec.quality_threshold * asked.guess,
+            "quality_needs": made.spec.quality_threshold
+            * (asked.guess if made.kind == "text" else made.chance),
             "spec": made.spec.to_dict(),
         }
         if not arguments.json:
-            print(f"{proxy}: hurdle below {heads[proxy]['hurdle_needs']:.3f}, quality at most "
-                  f"{heads[proxy]['quality_needs']:.3f} nats per token")  # fmt: skip
-            print(f"{'':12s} {'layer':16s} {'hurdle':>8s} {'quality':>8s} {'ascent':>12s} {'bits/byte':>9s}")
+            needs, text = heads[proxy], made.kind == "text"
+            print(f"{proxy}: hurdle under {needs['hurdle_needs']:.3f}, quality {'at most' if text else 'at least'} "
+                  f"{needs['quality_needs']:.3f} {'nats per token' if text else 'of the images'}")  # fmt: skip
+            unit = "bits/byte" if text else "accuracy"
+            print(f"{'':12s} {'layer':16s} {'hurdle':>8s} {'quality':>8s} {'ascent':>12s} {unit:>9s}")
         for name in arguments.layers:
             row = measured(name, {**KNOWN, **NONE}[name], proxy, arguments.scale, arguments.seed)
             rows.append(row)

@@ -116,3 +116,45 @@ def _loss(stage: Mapping[str, Any] | None) -> str:
         return "-"
     loss = f"{stage['loss']:.2f}" if stage["loss"] < 100 else "above 100"
     return loss + ("" if stage["passed"] else " (no)")
+
+
+@block
+def soft_layers(root: Path) -> str | None:
+    """benchmarks/language_proxies.py --proxies soft: known layers and none in the norm slots of SOFT."""
+    report = results(root, "language_proxies_soft")
+    if report is None:
+        return None
+    cells = []
+    for row in report["rows"]:
+        stages, score = row["stages"], row.get("score")
+        quality = stages.get("quality", {}).get("accuracy")
+        ended = "diverged" if score is None or row["diverged_at"] is not None else f"{score:.3f}"
+        why = "" if row["reason"] is None else f": {row['reason']}"
+        cells.append(
+            [row["layer"], _loss(stages.get("hurdle")), "-" if quality is None else f"{quality:.3f}", ended,
+             row["status"] + why]
+        )  # fmt: skip
+    needs = report["proxies"]["soft"]
+    note = (
+        f"\nThe hurdle needs a loss below {needs['hurdle_needs']:.2f} nats, the quality test an accuracy of "
+        f"{needs['quality_needs']:.2f}.\n"
+    )
+    return table(["norm", "hurdle", "quality test", "accuracy after training", "verdict"], cells) + note
+
+
+@block
+def coordinate_slopes(root: Path) -> str | None:
+    """benchmarks/coordinate_check.py: slopes of changes of activations against the width."""
+    report = results(root, "coordinate_check")
+    if report is None:
+        return None
+    cells = []
+    for row in report:
+        slopes = sorted(s for s in row["slopes"].values() if s == s)
+        widths = ", ".join(f"{w:g}" for w in row["widths"])
+        cells.append(
+            [f"`{row['proxy']}`", row["parametrization"], widths, str(len(slopes)), f"{slopes[0]:+.2f}",
+             f"{row['median']:+.2f}", f"{row['output']:+.2f}", f"{slopes[-1]:+.2f}"]
+        )  # fmt: skip
+    head = ["proxy", "parametrization", "widths", "modules", "smallest", "median", "of the output", "largest"]
+    return table(head, cells)

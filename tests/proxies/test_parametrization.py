@@ -1,6 +1,8 @@
 """muP: roles by shape, scales, multipliers and rates, and the coordinate check that they are for."""
 
+import json
 import math
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
@@ -342,3 +344,15 @@ def test_a_training_of_a_parametrized_network_lowers_the_loss():
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("name", ["transformer", "transnormer"])
+def test_the_recorded_check_of_the_language_models(name):
+    """benchmarks/coordinate_check.py: nothing grows with the width in muP, in the standard parametrization it does."""
+    path = Path(__file__).parents[2] / "benchmarks" / "results" / "coordinate_check.json"
+    rows = {r["parametrization"]: r for r in json.loads(path.read_text("utf-8")) if r["proxy"] == name}
+    base = proxies.get(name).spec.base_width
+    assert all(r["widths"] == [base, 2 * base, 4 * base] and not r["not_finite"] for r in rows.values())
+    assert max(rows["mup"]["slopes"].values()) <= 0.15
+    assert abs(rows["mup"]["median"]) <= 0.15
+    assert max(rows["standard"]["slopes"].values()) >= 0.5
