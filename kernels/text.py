@@ -101,6 +101,7 @@ _HIP = _PLAIN | {
     "sigmoid": "return libdevice.fast_dividef(1.0, 1.0 + tl.exp2(a * -1.4426950408889634))",
     "tanh": _TANH.format("libdevice.fast_dividef(2.0, 1.0 + tl.exp2(a * 2.8853900817779268))"),
 }
+_TABLES = {"plain": _PLAIN, "fast": _FAST, "half": _HALF, "hip": _HIP}
 _ARGUMENTS = {
     "divide": "a, b",
     "quotient": "a, b",
@@ -147,25 +148,26 @@ def called(op: str) -> str | None:
     return name if name in HELPERS else None
 
 
-def helper_text(names: set[str], maths: str) -> str:
-    """Definitions of those helpers, with imports if they need some.
+def helper_texts(names: set[str], maths: str) -> list[str]:
+    """Definitions of those helpers, and of what they call, in an order in which they can stand in a file.
 
     maths: "plain" for the interpreter; "fast"; "half" when all tensors are bfloat16 and the target is CUDA;
     "hip" for AMD.
     """
-    table = {"plain": _PLAIN, "fast": _FAST, "half": _HALF, "hip": _HIP}[maths]
+    table = _TABLES[maths]
     wanted = set(names)
     for name in reversed(HELPERS):
         if name in wanted:
             wanted |= {other for other in HELPERS if re.search(rf"\b(?<!\.){other}\(", table[name])}
-    parts = []
-    for name in HELPERS:
-        if name in wanted:
-            args = _ARGUMENTS.get(name, "a")
-            parts.append(
-                f"@triton.jit\ndef {name}({args}):\n"
-                f'    """{_WORDS[name].rstrip(".")}."""\n    {table[name]}\n'
-            )
-    text = "\n\n".join(parts)
-    head = "from triton.language.extra import libdevice\n" if "libdevice." in text else ""
-    return head + ("\n\n" + text if text else "")
+    return [
+        f"@triton.jit\ndef {name}({_ARGUMENTS.get(name, 'a')}):\n"
+        f'    """{_WORDS[name].rstrip(".")}."""\n    {table[name]}\n'
+        for name in HELPERS
+        if name in wanted
+    ]
+
+
+def helper_imports(names: set[str], maths: str) -> list[str]:
+    """Lines that a file with those helpers needs, beside those for triton and its language."""
+    library = any("libdevice." in text for text in helper_texts(names, maths))
+    return ["from triton.language.extra import libdevice"] if library else []
