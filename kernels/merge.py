@@ -48,11 +48,7 @@ def merge_kernel(ops: Sequence[str]) -> KernelText:
     listed = textwrap.fill(", ".join(arguments), 100, initial_indent="    ", subsequent_indent="    ")
     about = "Partial statistics of all splits, merged in a fixed order."
     writes = {f"out{n}": 1 for n in range(len(ops))}
-    text = (
-        f'@triton.jit\ndef {name}(\n{listed},\n):\n    """{about}"""\n    '
-        + "\n    ".join(lines)
-        + "\n"
-    )
+    text = f'@triton.jit\ndef {name}(\n{listed},\n):\n    """{about}"""\n    ' + "\n    ".join(lines) + "\n"
     return KernelText(
         name,
         text,
