@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from evonas.kernels.emit import KernelText
 
 
-def merge_kernel(name: str, ops: Sequence[str]) -> KernelText:
+def merge_kernel(ops: Sequence[str]) -> KernelText:
     """Merge ``partial`` [splits, slots, instances] into one buffer per slot.
 
     ops: "mean" or "var" per slot; a variance's slot holds sums of squared deviations and follows that of its mean
@@ -15,6 +16,7 @@ def merge_kernel(name: str, ops: Sequence[str]) -> KernelText:
     split; the last share may be shorter. Means are merged as differences from the first one, which loses no digits
     when they are far from zero and close together.
     """
+    name = "_".join(["merge", *ops])
     pointers = ("partial", *[f"out{n}" for n in range(len(ops))])
     numbers: tuple[str, ...] = ("instances", "inverse_length", "length", "share", "splits")
     lines = [
@@ -43,13 +45,10 @@ def merge_kernel(name: str, ops: Sequence[str]) -> KernelText:
     arguments = (
         [f"{p}_ptr" for p in pointers] + list(numbers) + ["BLOCK_S: tl.constexpr", "BLOCK_I: tl.constexpr"]
     )
+    listed = textwrap.fill(", ".join(arguments), 100, initial_indent="    ", subsequent_indent="    ")
     about = "Partial statistics of all splits, merged in a fixed order."
     writes = {f"out{n}": 1 for n in range(len(ops))}
-    text = (
-        f'@triton.jit\ndef {name}({", ".join(arguments)}):\n    """{about}"""\n    '
-        + "\n    ".join(lines)
-        + "\n"
-    )
+    text = f'@triton.jit\ndef {name}(\n{listed},\n):\n    """{about}"""\n    ' + "\n    ".join(lines) + "\n"
     return KernelText(
         name,
         text,

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evonas.kernels.plan import Launch
-from evonas.kernels.text import helper_text
+from evonas.kernels.text import helper_imports, helper_texts
 
 
 def module_text(title: str, launches: Sequence[Launch], maths: str) -> str:
-    """Source of a module with the kernels of those launches; ``maths`` is explained in ``evonas.kernels.text``."""
+    """Source of a module with the kernels of those launches; ``maths`` is explained in ``evonas.kernels.text``.
+
+    Kernels that merge are the same for many layers. They come first: Triton finds a kernel again, compiled for another
+    layer, if it stands in the same line.
+    """
     helpers: set[str] = set()
     for launch in launches:
         helpers |= launch.kernel.helpers
-    parts = [f'"""{title}"""\n\nimport triton\nimport triton.language as tl\n{helper_text(helpers, maths)}']
-    parts += [launch.kernel.text for launch in launches]
+    texts = dict.fromkeys(launch.kernel.text for launch in launches)
+    merges = list(dict.fromkeys(launch.kernel.text for launch in launches if launch.tiling is None))
+    imports = ["import triton", "import triton.language as tl", *helper_imports(helpers, maths)]
+    parts = [f'"""{title}"""\n\n' + "\n".join(imports), *merges, *helper_texts(helpers, maths)]
+    parts += [text for text in texts if text not in merges]
     return "\n\n".join(part.rstrip("\n") + "\n" for part in parts)

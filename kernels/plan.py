@@ -29,12 +29,13 @@ from evonas.kernels.tiling import (
 
 from evonas.errors import UsageError
 
-#: Operations of full rank from which on a thread holds half as many elements, or registers spill.
+#: Operations of full rank from which on threads of the largest programs hold half as many elements, or registers
+#: spill.
 HEAVY = 18
-#: Operations that are worth many: the error function is a polynomial of high degree.
-WEIGHTS = {"erf": 24}
 #: From here on a program takes half as many rows, so that a thread can have twice the registers.
 HEAVIEST = 34
+#: Operations that are worth many: the error function is a polynomial of high degree.
+WEIGHTS = {"erf": 24}
 #: Elements that are read while a kernel starts.
 LAUNCH = 1 << 21
 #: Elements next to one another in memory from which on a load wastes nothing, in the narrowest dtype.
@@ -323,7 +324,7 @@ class _Planner:
         outer = tiling.swept[0]
         rows = power_of_two(tiling.splits)
         columns = min(power_of_two(instances), max(1, 1024 // rows))
-        text = merge_kernel(f"merge{number or ''}", [self.ir[i].op for i in slots])
+        text = merge_kernel([self.ir[i].op for i in slots])
         numbers = {
             "splits": tiling.splits,
             "instances": instances,
@@ -340,7 +341,8 @@ class _Planner:
     def _apply(self, work: Work, tiling: Tiling) -> None:
         work = replace(work, known=dict(self.known))
         if self.backward and self._full_rank(work) >= HEAVY:
-            tiling = replace(tiling, warps=min(self.limits.warps, 2 * tiling.warps))
+            more = self.limits.warps_for(tiling.tile_elements, again=True, heavy=True)
+            tiling = replace(tiling, warps=max(tiling.warps, more))
         work = replace(work, again=self._too_much(work, tiling))
         name = "backward" if self.backward else "forward"
         kernel = apply_kernel(name, _describe(tiling), work, tiling)

@@ -7,6 +7,8 @@ assembly, so it gets plain spellings of the same functions; the kernels' own tex
 
 from __future__ import annotations
 
+import re
+
 # precedence: 0 atom, 1 unary, 2 product, 3 sum, 4 comparison
 ATOM, UNARY, PRODUCT, SUM, COMPARISON = range(5)
 _INFIX = {
@@ -14,12 +16,14 @@ _INFIX = {
     "lt": ("<", COMPARISON, SUM, SUM), "gt": (">", COMPARISON, SUM, SUM),
 }  # fmt: skip
 _CALLS = {
-    "max": "tl.maximum", "min": "tl.minimum", "abs": "tl.abs", "where": "tl.where", "erf": "tl.erf", "sqrt": "tl.sqrt",
-    "rsqrt": "tl.rsqrt", "exp": "exp", "log": "log", "recip": "reciprocal", "div": "divide", "sigmoid": "sigmoid",
+    "max": "tl.maximum", "min": "tl.minimum", "abs": "tl.abs", "where": "tl.where", "erf": "tl.erf", "sqrt": "sqrt",
+    "rsqrt": "rsqrt", "exp": "exp", "log": "log", "recip": "reciprocal", "div": "divide", "sigmoid": "sigmoid",
     "tanh": "tanh",
 }  # fmt: skip
-#: Functions that are defined at the top of a generated file when it calls them.
-HELPERS = ("exp", "log", "reciprocal", "divide", "sigmoid", "tanh", "quotient", "meet", "nothing", "afresh")
+#: Functions that are defined at the top of a generated file when it calls them; each calls none after it.
+HELPERS = (
+    "exp", "log", "sqrt", "rsqrt", "reciprocal", "divide", "tanh", "sigmoid", "quotient", "meet", "nothing", "afresh",
+)  # fmt: skip
 # Division as in hardware, but without its subroutine for exotic arguments: it would cost a stack frame.
 _QUOTIENT = """\
 inverse = 1.0 / b
@@ -46,6 +50,8 @@ s = a * a
 _PLAIN = {
     "exp": "return tl.exp(a)",
     "log": "return tl.log(a)",
+    "sqrt": "return tl.sqrt(a)",
+    "rsqrt": "return tl.rsqrt(a)",
     "reciprocal": "return 1.0 / a",
     "divide": "return a / b",
     "sigmoid": "return 1.0 / (1.0 + tl.exp(-a))",
@@ -55,26 +61,47 @@ _PLAIN = {
     "nothing": _NOTHING,
     "afresh": _AFRESH,
 }
-_FAST = {
+
+
+def _ptx(instruction: str, *arguments: str) -> str:
+    """A call of one machine instruction. Triton's own spellings of the same come from a library, and reading that costs
+    a kernel 30 ms of its compilation."""
+    places = ", ".join(f"${n}" for n in range(len(arguments) + 1))
+    kinds = ",".join(["=f", *["f" for _ in arguments]])
+    return (
+        "tl.inline_asm_elementwise(\n"
+        f'        "{instruction} {places};", "{kinds}", [{", ".join(arguments)}], dtype=tl.float32, is_pure=True, '
+        "pack=1\n    )"
+    )
+
+
+#: For CUDA. Flushing denormals saves four instructions.
+_FAST = _PLAIN | {
+    "exp": f"return {_ptx('ex2.approx.ftz.f32', 'a * 1.4426950408889634')}",
+    "log": f"return {_ptx('lg2.approx.ftz.f32', 'a')} * 0.6931471805599453",
+    "sqrt": f"return {_ptx('sqrt.approx.ftz.f32', 'a')}",
+    "rsqrt": f"return {_ptx('rsqrt.approx.ftz.f32', 'a')}",
+    "reciprocal": f"return {_ptx('rcp.approx.ftz.f32', 'a')}",
+    "divide": f"return {_ptx('div.approx.ftz.f32', 'a', 'b')}",
+    "sigmoid": "return reciprocal(1.0 + exp(-a))",
+    "tanh": _TANH.format("2.0 * reciprocal(1.0 + exp(2.0 * a))"),
+}
+#: tanh.approx is off by up to 2^-11 of its value, half a unit in the last place of bfloat16; the sigmoid made of it by
+#: up to 2^-12 in all, which is nothing of a layer's output unless the sigmoid is divided by or its logarithm taken.
+_HALF = _FAST | {
+    "tanh": f"return {_ptx('tanh.approx.f32', 'a')}",
+    "sigmoid": "return 0.5 * tanh(0.5 * a) + 0.5",
+}
+#: For AMD, where Triton writes these without a library.
+_HIP = _PLAIN | {
     "exp": "return tl.exp2(a * 1.4426950408889634)",
-    "log": "return libdevice.fast_logf(a)",
+    "log": "return tl.log2(a) * 0.6931471805599453",
     "reciprocal": "return libdevice.fast_dividef(1.0, a)",
     "divide": "return libdevice.fast_dividef(a, b)",
     "sigmoid": "return libdevice.fast_dividef(1.0, 1.0 + tl.exp2(a * -1.4426950408889634))",
     "tanh": _TANH.format("libdevice.fast_dividef(2.0, 1.0 + tl.exp2(a * 2.8853900817779268))"),
-    "quotient": _QUOTIENT,
-    "meet": _MEET,
-    "nothing": _NOTHING,
-    "afresh": _AFRESH,
 }
-_TANH_PTX = (
-    "return tl.inline_asm_elementwise(\n"
-    '        "tanh.approx.f32 $0, $1;", "=f,f", [a], dtype=tl.float32, is_pure=True, pack=1\n'
-    "    )"
-)
-#: tanh.approx is off by up to 2^-11 of its value, half a unit in the last place of bfloat16; the sigmoid made of it by
-#: up to 2^-12 in all, which is nothing of a layer's output unless the sigmoid is divided by or its logarithm taken.
-_HALF = _FAST | {"tanh": _TANH_PTX, "sigmoid": "return 0.5 * tanh(0.5 * a) + 0.5"}
+_TABLES = {"plain": _PLAIN, "fast": _FAST, "half": _HALF, "hip": _HIP}
 _ARGUMENTS = {
     "divide": "a, b",
     "quotient": "a, b",
@@ -85,6 +112,8 @@ _ARGUMENTS = {
 _WORDS = {
     "exp": "e to the power of a",
     "log": "The natural logarithm.",
+    "sqrt": "The square root.",
+    "rsqrt": "1 / sqrt(a)",
     "reciprocal": "1 / a",
     "divide": "a / b",
     "sigmoid": "1 / (1 + exp(-a))",
@@ -94,8 +123,6 @@ _WORDS = {
     "afresh": "a itself; as the compiler cannot tell, it makes what follows from it again instead of keeping it.",
     "meet": "Wait until the counter has reached the target: then every member has stored its parts.",
 }
-#: HIP has no fast logarithm in libdevice, and no PTX.
-_HIP = _FAST | {"log": "return tl.log2(a) * 0.6931471805599453"}
 
 
 def operation(op: str, args: list[tuple[str, int]]) -> tuple[str, int]:
@@ -121,24 +148,26 @@ def called(op: str) -> str | None:
     return name if name in HELPERS else None
 
 
-def helper_text(names: set[str], maths: str) -> str:
-    """Definitions of those helpers, with imports if they need some.
+def helper_texts(names: set[str], maths: str) -> list[str]:
+    """Definitions of those helpers, and of what they call, in an order in which they can stand in a file.
 
     maths: "plain" for the interpreter; "fast"; "half" when all tensors are bfloat16 and the target is CUDA;
     "hip" for AMD.
     """
-    table = {"plain": _PLAIN, "fast": _FAST, "half": _HALF, "hip": _HIP}[maths]
+    table = _TABLES[maths]
     wanted = set(names)
-    if maths == "half" and "sigmoid" in wanted:
-        wanted.add("tanh")
-    parts = []
-    for name in ("tanh", *[n for n in HELPERS if n != "tanh"]):
+    for name in reversed(HELPERS):
         if name in wanted:
-            args = _ARGUMENTS.get(name, "a")
-            parts.append(
-                f"@triton.jit\ndef {name}({args}):\n"
-                f'    """{_WORDS[name].rstrip(".")}."""\n    {table[name]}\n'
-            )
-    text = "\n\n".join(parts)
-    head = "from triton.language.extra import libdevice\n" if "libdevice." in text else ""
-    return head + ("\n\n" + text if text else "")
+            wanted |= {other for other in HELPERS if re.search(rf"\b(?<!\.){other}\(", table[name])}
+    return [
+        f"@triton.jit\ndef {name}({_ARGUMENTS.get(name, 'a')}):\n"
+        f'    """{_WORDS[name].rstrip(".")}."""\n    {table[name]}\n'
+        for name in HELPERS
+        if name in wanted
+    ]
+
+
+def helper_imports(names: set[str], maths: str) -> list[str]:
+    """Lines that a file with those helpers needs, beside those for triton and its language."""
+    library = any("libdevice." in text for text in helper_texts(names, maths))
+    return ["from triton.language.extra import libdevice"] if library else []

@@ -17,11 +17,11 @@ class Limits:
     """Sizes that decide between schedules; the defaults are for an H100 or H200.
 
     processors: streaming multiprocessors that a grid should fill. resident_forward, resident_backward: elements of a
-    resident tile at most (16 a thread for the 1024 threads of a forward and the 512 of a backward kernel, which has
-    two tensors and the adjoints alive). fill: elements that a tile is filled up to with further rows. sweep:
-    elements of a swept block. splits: partial results that one merge adds up at most. small: elements of a domain
-    up to which one program is enough for it, however few there are. registers: of 32 bits that all programs of a
-    processor share; 0 if the compiler takes no limit and has plenty (AMD).
+    resident tile at most (for 1024 threads 16 each in a forward and 8 in a backward kernel, which has two tensors and
+    the adjoints alive). fill: elements that a tile is filled up to with further rows. sweep: elements of a swept block.
+    splits: partial results that one merge adds up at most. small: elements of a domain up to which one program is
+    enough for it, however few there are. registers: of 32 bits that all programs of a processor share; 0 if the
+    compiler takes no limit and has plenty (AMD).
     """
 
     processors: int = 132
@@ -44,10 +44,17 @@ class Limits:
         """Threads of a warp: a program has 1024 at most."""
         return 1024 // self.warps
 
-    @property
-    def warp_elements(self) -> int:
-        """Elements that a warp holds: 16 a thread."""
-        return 16 * 1024 // self.warps
+    def warps_for(self, elements: int, *, again: bool = False, heavy: bool = False) -> int:
+        """Warps of a program whose tile has so many elements.
+
+        A thread has 8 of them, one load of 128 bits in the narrowest dtypes, if the program goes through tiles
+        ``again`` and again: more would need more registers, and compilers as much longer as the code of a thread is.
+        For one tile it has 16, as only then its instructions for addresses and sums are few for each; and so it has
+        where 8 would leave it no more than 64 registers, unless its work is ``heavy``.
+        """
+        most = self.warps if heavy or not again else self.warps // 2
+        few = min(max(elements // (16 * self.threads), 1), self.warps)
+        return max(few, min(elements // (8 * self.threads), most)) if again else few
 
 
 LIMITS = Limits()
@@ -215,7 +222,7 @@ def team_tiling(
         steps=steps,
         team=team,
         members=members,
-        warps=min(max(base.tile_elements // limits.warp_elements, 4), limits.warps),
+        warps=max(base.warps, 4),
     )
 
 
@@ -262,14 +269,14 @@ def _finish(
 ) -> Tiling:
     tile = {a: blocks[a] for a in axes if blocks.get(a, 1) > 1} or {axes[-1]: 1}
     elements = prod(tile.values())
-    warps = min(max(elements // limits.warp_elements, 1), limits.warps)
+    warps = limits.warps_for(elements, again=loop is not None or bool(swept))
     chunks = steps = splits = split_steps = 1
 
     def count(a: str) -> int:
         return -(-sizes[a] // tile.get(a, 1))
 
     others = prod(count(a) for a in axes if a not in resident and a not in swept and a != loop)
-    wanted = limits.processors * max(1, 16 // warps)
+    wanted = limits.processors * max(1, 16 // limits.warps_for(elements))
     if loop is not None:
         # not one program more than run at once: a second wave of a few would cost as much as the first
         steps = -(-count(loop) // max(1, wanted // others))

@@ -57,6 +57,9 @@ class Writer:
         self._masks: list[dict[str, str]] = [{}]
         self._offsets: list[dict[Axes, tuple[str, str]]] = [{}]
         self._taken: set[str] = set(tiling.axes)
+        #: offsets of whole tensors within the tile, and the line before which they can be named
+        self._at = ""
+        self._ranges_end = 0
         #: values of which a name stands for what was loaded, however often they were forgotten
         self._loaded: set[int] = set()
 
@@ -141,6 +144,7 @@ class Writer:
         for a in tile:
             index = "" if len(tile) == 1 else f"[{', '.join(':' if b == a else 'None' for b in tile)}]"
             self.line(f"{a} = tl.arange(0, BLOCK_{a.upper()}){index}")
+        self._ranges_end = len(self.lines)
 
     def shape(self, axes: Iterable[str]) -> str:
         kept = set(self.tile_axes(axes))
@@ -175,18 +179,21 @@ class Writer:
         return " + ".join(start), " + ".join(local)
 
     def at(self, name: str, axes: Axes) -> str:
-        """Pointers to the elements of a buffer; offsets of whole tensors are named once per scope."""
+        """Pointers to the elements of a buffer; where a tile starts in whole tensors is named once per scope."""
         pointer = self.pointer(name)
         if len(axes) == len(self.tiling.axes):
             known = next((o[axes] for o in reversed(self._offsets) if axes in o), None)
             if known is None:
                 start, local = self.address(axes)
-                names = ["", ""]
-                for n, (text, base) in enumerate(((start, "base"), (local, "at"))):
-                    if text:
-                        names[n] = self.fresh(base)
-                        self.line(f"{names[n]} = {text}")
-                known = self._offsets[-1][axes] = (names[0], names[1])
+                base = ""
+                if start:
+                    base = self.fresh("base")
+                    self.line(f"{base} = {start}")
+                if local and not self._at:
+                    # the same in all loops
+                    self._at = self.fresh("at")
+                    self.lines.insert(self._ranges_end, f"    {self._at} = {local}")
+                known = self._offsets[-1][axes] = (base, self._at)
             start, local = known
         else:
             start, local = self.address(axes)

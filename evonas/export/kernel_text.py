@@ -12,7 +12,7 @@ from evonas.export.layer_text import Source
 from evonas.graph import Graph
 from evonas.kernels.any_size import AnySizeKernel, AnySizeLayer, AnySizePass, any_size
 from evonas.kernels.programs import LayerSpec
-from evonas.kernels.text import helper_text
+from evonas.kernels.text import helper_texts
 
 _DIMS = {
     "nchw": """
@@ -89,7 +89,7 @@ VECTORS = {layer.vectors!r}
 STATISTICS = {statistics!r}
 """
     body = (
-        helper_text(helpers, "plain")
+        "".join(f"\n\n{text}" for text in helper_texts(helpers, "plain"))
         + "\n\n"
         + "\n\n".join(kernels)
         + constants

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from evonas.kernels.kernel_specs import kernel_specs, layer_source, layer_specs, limits_on, live_elements
 from evonas.kernels.lowering import plans
-from evonas.kernels.offline import CompileReport
+from evonas.kernels.offline import CompileReport, compile_spec
 from evonas.kernels.programs import LayerSpec
 from evonas.kernels.roofline import MACHINES, PassCost, executed_per_element, floor, pass_cost, tile_passes
 from evonas.kernels.sass import Counts, KernelCounts
@@ -121,6 +121,19 @@ def test_the_file_is_what_the_runtime_loads(tmp_path: Path) -> None:
     other, _ = layer_specs(S0, (4, 32, 8, 8), 8, dtype="fp32", target="sm_90", folder=tmp_path)
     assert "tanh.approx" in Path(forward.specs[0].path).read_text()
     assert "tanh.approx" not in Path(other.specs[0].path).read_text()
+
+
+@NEEDS_TRITON
+def test_a_merge_is_compiled_once_for_all_layers(tmp_path: Path) -> None:
+    first, second = (
+        layer_specs(LayerSpec(formula), (128, 16, 32, 32), 16, target="sm_90", folder=tmp_path)[0].specs[1]
+        for formula in (ZOO["bn_relu"].formula, "tanh((x - mean[b,w,h](x)) / std[b,w,h](x))")
+    )
+    assert first.path != second.path
+    compiled = [
+        compile_spec(one, "sm_90", cache_dir=tmp_path / "cache", sass=False) for one in (first, second)
+    ]
+    assert [one.cached for one in compiled] == [False, True]
 
 
 @pytest.mark.parametrize(("dtype", "target"), [("int8", "sm_90"), ("bf16", "sm_99")])

@@ -23,7 +23,7 @@ BATCH = ZOO["bn_relu"].formula
 
 
 def names(plan: Plan) -> list[str]:
-    return [launch.kernel.name.rstrip("0123456789") for launch in plan.launches]
+    return [launch.kernel.name.rstrip("0123456789").partition("_")[0] for launch in plan.launches]
 
 
 def test_schedules() -> None:
@@ -42,6 +42,45 @@ def test_schedules() -> None:
     both = plans(LayerSpec(BATCH), (128, 16, 32, 32), 16, replace(LIMITS, cooperative=True))
     assert names(both.forward) == ["forward"]
     assert both.forward.launches[0].cooperative
+
+
+def test_elements_of_a_thread() -> None:
+    def threads(plan: Plan) -> list[float]:
+        return [one.tiling.tile_elements / (32 * one.warps) for one in plan.launches if one.tiling]
+
+    # 16 for a single tile, 8 where a program goes through several
+    assert threads(plans(LayerSpec(GROUP), (128, 256, 32, 32), 32).forward) == [16]
+    assert threads(plans(LayerSpec(BATCH), (128, 256, 32, 32), 32).forward) == [8]
+    assert threads(plans(LayerSpec(BATCH), (128, 16, 32, 32), 16).forward) == [8, 16]
+    # but not if each had no more than 64 registers, unless there is much to do
+    assert threads(plans(LayerSpec(LN), (128, 256, 32, 32), 1).backward) == [16]
+    assert threads(plans(LayerSpec(GROUP), (128, 256, 32, 32), 32).backward) == [8]
+
+
+def test_cuda_kernels_call_no_library() -> None:
+    for name, entry in ZOO.items():
+        both = plans(LayerSpec(entry.formula), (128, 256, 32, 32), 32)
+        for launches in (both.forward.launches, both.backward.launches):
+            for maths in ("fast", "half"):
+                assert "libdevice" not in module_text(name, launches, maths)
+
+
+def test_layers_share_the_kernels_that_merge() -> None:
+    def merge(formula: str) -> tuple[int, str]:
+        plan = plans(LayerSpec(formula), (128, 16, 32, 32), 16).forward
+        before, start, after = module_text(formula, plan.launches, "half").partition(
+            "@triton.jit\ndef merge_"
+        )
+        return before.count("\n"), start + after.partition("\n\n")[0]
+
+    first, second = merge(BATCH), merge("tanh(x - mean[b,w,h](x)) / std[b,w,h](x)")
+    assert first == second
+    assert "def merge_mean_var(" in first[1]
+    # once in a file, however many launches it has
+    apart = plans(LayerSpec("exp(std[w,h,c](rms[w,h](x)))"), (128, 256, 32, 32), 32).backward.launches
+    text = module_text("", apart, "half")
+    for launch in apart:
+        assert text.count(f"def {launch.kernel.name}(") == 1
 
 
 def test_what_registers_cannot_hold_is_made_again() -> None:
