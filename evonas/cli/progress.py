@@ -71,8 +71,8 @@ class Progress:
         self._latencies: dict[int, float] = {}
         self.lost = self.resumes = self.replicates = self.sweeps = 0
         self._sweeping: set[int] = set()
-        #: trainings on every proxy that a sweep is, and that a replicate is.
-        self.sweep_size = len(self.rerank.get("lr_factors", ()))
+        #: trainings on every proxy, with the steps of a final one, that a sweep is, and that a replicate is.
+        self.sweep_size = len(self.rerank.get("lr_factors", ())) * float(self.rerank.get("sweep_budget", 1.0))
         self.replicate_size = 1 + sum(share < 1 for share in self.rerank.get("data_shares", ()))
         self.exhausted: set[str] = set()
         self.finalists: int | None = None

@@ -534,13 +534,13 @@ class Conductor:
         return len(self._planned) + len(self._unswept)
 
     def rerank_seconds(self) -> float:
-        """Seconds that the re-ranking will keep one slot busy, by the trainings of the baselines; 0 if none is known.
-        Only the clock's owner asks: no decision depends on it."""
+        """Seconds for which two seeds of every finalist, or the one that is asked for, will keep one slot busy, by
+        the trainings of the baselines; 0 if none is known. Only the clock's owner asks: no decision depends on it."""
         if not self.baseline_seconds:
             return 0.0
         rerank = self.settings.rerank
         finalists = rerank.top + len(self.baselines) + (rerank.control_top if "control" in self.arms else 0)
-        return finalists * self._finals.work(rerank.seeds) * fmean(self.baseline_seconds.values())
+        return finalists * self._finals.work(min(2, rerank.seeds)) * fmean(self.baseline_seconds.values())
 
     def waiting(self) -> Iterator[Task]:
         """Tasks in flight, by candidate id: what a resumed run sends out again."""

@@ -15,7 +15,7 @@ from evonas.run.schema import Event, pack
 
 #: Rejected proposals in a row after which the loop looks for answers and at the clock.
 _LOOK_UP = 500
-#: Of the time, that the re-ranking is given at most, however long it takes.
+#: Of the time after the baselines, that the re-ranking is given at most, however long it takes.
 _RERANK_AT_MOST = 0.7
 #: Evaluations that must not all fail before anything else came back.
 BREAKER = 10
@@ -60,6 +60,7 @@ class Driver:
         self.max_time_s = max_time_s
         self.rerank_share = rerank_share
         self.started = time.monotonic()
+        self._baselines_s: float | None = None
         self.interrupts = 0
         self._held: list[Event] = []
         self._works = False
@@ -201,11 +202,16 @@ class Driver:
 
     @property
     def kept(self) -> float:
-        """Seconds of ``max_time_s`` for the re-ranking: its share, or what it needs by the baselines' trainings if
-        that is more, so that every finalist gets all of its seeds; up to 70 % of the time."""
+        """Seconds of ``max_time_s`` for the re-ranking: its share, or what two seeds of every finalist need by the
+        baselines' trainings if that is more, so that every score has a spread; then up to 70 % of what the baselines
+        left."""
         share = self.rerank_share * self.max_time_s
+        if not share or self.conductor.phase == "baselines":
+            return share
+        if self._baselines_s is None:
+            self._baselines_s = self.elapsed
         needed = self.conductor.rerank_seconds() / max(1, self.backend.capacity)
-        return max(share, min(needed, _RERANK_AT_MOST * self.max_time_s)) if share else 0.0
+        return max(share, min(needed, _RERANK_AT_MOST * (self.max_time_s - self._baselines_s)))
 
     def _stop_if_due(self) -> None:
         stage = self._due()

@@ -137,11 +137,20 @@ def test_the_re_ranking_is_given_the_time_that_it_needs(tmp_path: Path) -> None:
     settings = open_settings(directory)
     conductor = Conductor(settings, recorded_space(directory, settings))
     taken: dict[str, list[float]] = {"baseline": [], "rerank": []}
+    log = EventLog.create(tmp_path, "none", {})
+    backend = InlineBackend(EvaluatorSpec("free"))
+
+    def kept(max_time_s: float, share: float) -> float:
+        return Driver(conductor, log, backend, max_time_s=max_time_s, rerank_share=share).kept
+
     before = conductor.rerank_seconds()
+    assert conductor.phase == "baselines"
     for event in read_events(directory.path):
         conductor.apply(event)
         if event.kind == "finished" and event.arm in taken:
             taken[event.arm].append(event.seconds or 0.0)
+        if conductor.phase == "baselines":
+            assert kept(10.0, 0.3) == 3.0
     assert before == 0
     each = fmean(conductor.baseline_seconds.values())
     assert 0 < each < fmean(taken["baseline"])  # which has the stability test in it
@@ -149,16 +158,21 @@ def test_the_re_ranking_is_given_the_time_that_it_needs(tmp_path: Path) -> None:
     assert conductor.rerank_seconds() == pytest.approx(8 * (3 + 2 * 2) * each)
     assert conductor.rerank_seconds() > sum(taken["rerank"])
 
-    log = EventLog.create(tmp_path, "none", {})
-    backend = InlineBackend(EvaluatorSpec("free"))
-
-    def kept(max_time_s: float, share: float) -> float:
-        return Driver(conductor, log, backend, max_time_s=max_time_s, rerank_share=share).kept
-
     assert kept(2 * conductor.rerank_seconds(), 0.2) == conductor.rerank_seconds()
     assert kept(2 * conductor.rerank_seconds(), 0.6) == 1.2 * conductor.rerank_seconds()
-    assert kept(conductor.rerank_seconds(), 0.2) == 0.7 * conductor.rerank_seconds()  # something is searched
+    searched = kept(conductor.rerank_seconds(), 0.2)  # a part of the time always
+    assert searched == pytest.approx(0.7 * conductor.rerank_seconds(), rel=0.001)
     assert kept(100.0, 0.0) == kept(0.0, 0.5) == 0
+
+
+def test_two_seeds_are_given_time_and_more_only_their_share() -> None:
+    seconds = {}
+    for seeds in (1, 2, 3):
+        settings = free_settings(**(SWEPT | {"rerank__seeds": seeds}))
+        conductor = Conductor(settings, build_space(settings))
+        conductor.baseline_seconds[0] = 10.0
+        seconds[seeds] = conductor.rerank_seconds()
+    assert seconds[1] < seconds[2] == seconds[3]
 
 
 def test_a_run_killed_between_sweeps_resumes_to_the_same_end(tmp_path: Path, swept: Run) -> None:
