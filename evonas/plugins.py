@@ -27,6 +27,9 @@ GROUPS = (
     "evonas.primitives", "evonas.spaces", "evonas.layers", "evonas.proxies", "evonas.datasets", "evonas.evaluators",
 )  # fmt: skip
 
+#: Those whose operations and layers a formula may name.
+FORMULA_GROUPS = ("evonas.primitives", "evonas.spaces", "evonas.layers")
+
 #: Allow-list of entry points by name, separated by commas; empty: none; not set: all.
 ALLOW_VARIABLE = "EVONAS_PLUGINS"
 
@@ -76,6 +79,17 @@ def load_plugins(plugins: Sequence[Mapping[str, str]]) -> tuple[ModuleType, ...]
             file; the message names file, line and exception.
     """
     return tuple(_load_file(p["path"], p["sha256"]) for p in plugins)
+
+
+def load_all_plugins(plugins: Sequence[Mapping[str, str]]) -> None:
+    """The files that the user named, then what installed packages add to formulas.
+
+    Raises:
+        PluginError: as ``load_plugins``.
+    """
+    load_plugins(plugins)
+    for group in FORMULA_GROUPS:
+        load_entry_points(group)
 
 
 def _digest(data: bytes) -> str:

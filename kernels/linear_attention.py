@@ -7,11 +7,9 @@ out_t = sum over s <= t of exp(-decay (t - s)) (q_t . k_s) v_s. The three eager 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
-
 import torch
 from evonas.kernels import linear_attention_eager as eager
+from evonas.kernels.casting import uncast
 from evonas.kernels.linear_attention_positions import decay_rates, lrpe, lrpe_angles
 from torch import Tensor
 
@@ -58,10 +56,10 @@ def lightning_attention(
         raise UsageError(f"chunks of {block} tokens", hint="block=1 or more")
     _check(q, k, v, decay, 4)
     if form == "masked" or 0 in (*q.shape, *v.shape):
-        with _not_cast(q):
+        with uncast(q):
             return eager.masked(q, k, v, decay)
     if form == "recurrent":
-        with _not_cast(q):
+        with uncast(q):
             return eager.recurrent(q, k, v, decay)
     if form == "triton" or (form == "auto" and q.device.type == "cuda"):
         from evonas.kernels.linear_attention_operator import decayed_attention, why_not
@@ -71,7 +69,7 @@ def lightning_attention(
             return decayed_attention(q, k, v, decay.to(torch.float32), False)
         if form == "triton":
             raise UsageError(f"no kernel for {reason}", hint="use form='auto' or form='chunked'")
-    with _not_cast(q):
+    with uncast(q):
         return eager.chunked(q, k, v, decay, min(block, q.shape[-2]))
 
 
@@ -97,7 +95,7 @@ def recurrent_step(
             f"a state of {tuple(state.shape)} for q {tuple(q.shape)} and v {tuple(v.shape)}",
             hint=f"{shape}, or None",
         )
-    with _not_cast(q):
+    with uncast(q):
         return eager.step(state, q, k, v, decay)
 
 
@@ -114,15 +112,8 @@ def final_state(k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
         UsageError: as ``lightning_attention``.
     """
     _check(k, k, v, decay, 4)
-    with _not_cast(k):
+    with uncast(k):
         return eager.final_state(k, v, decay)
-
-
-def _not_cast(x: Tensor) -> AbstractContextManager[Any]:
-    """Autocast off: it would multiply in half precision what is to be summed in float32."""
-    if not torch.amp.is_autocast_available(x.device.type):
-        return nullcontext()
-    return torch.autocast(x.device.type, enabled=False)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, axes: int) -> None:

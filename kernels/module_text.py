@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evonas.kernels.plan import Launch
-from evonas.kernels.text import helper_imports, helper_texts
+from evonas.kernels.text import helper_texts
 
 
 def module_text(title: str, launches: Sequence[Launch], maths: str) -> str:
@@ -19,7 +19,10 @@ def module_text(title: str, launches: Sequence[Launch], maths: str) -> str:
         helpers |= launch.kernel.helpers
     texts = dict.fromkeys(launch.kernel.text for launch in launches)
     merges = list(dict.fromkeys(launch.kernel.text for launch in launches if launch.tiling is None))
-    imports = ["import triton", "import triton.language as tl", *helper_imports(helpers, maths)]
-    parts = [f'"""{title}"""\n\n' + "\n".join(imports), *merges, *helper_texts(helpers, maths)]
+    functions = helper_texts(helpers, maths)
+    imports = ["import triton", "import triton.language as tl"]
+    if any("libdevice." in text for text in functions):
+        imports.append("from triton.language.extra import libdevice")
+    parts = [f'"""{title}"""\n\n' + "\n".join(imports), *merges, *functions]
     parts += [text for text in texts if text not in merges]
     return "\n\n".join(part.rstrip("\n") + "\n" for part in parts)

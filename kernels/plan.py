@@ -29,8 +29,7 @@ from evonas.kernels.tiling import (
 
 from evonas.errors import UsageError
 
-#: Operations of full rank from which on threads of the largest programs hold half as many elements, or registers
-#: spill.
+#: Operations of full rank from which on threads of a backward tile hold half as many elements, or registers spill.
 HEAVY = 18
 #: From here on a program takes half as many rows, so that a thread can have twice the registers.
 HEAVIEST = 34

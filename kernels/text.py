@@ -92,7 +92,7 @@ _HALF = _FAST | {
     "tanh": f"return {_ptx('tanh.approx.f32', 'a')}",
     "sigmoid": "return 0.5 * tanh(0.5 * a) + 0.5",
 }
-#: For AMD, where Triton writes these without a library.
+#: For AMD.
 _HIP = _PLAIN | {
     "exp": "return tl.exp2(a * 1.4426950408889634)",
     "log": "return tl.log2(a) * 0.6931471805599453",
@@ -165,9 +165,3 @@ def helper_texts(names: set[str], maths: str) -> list[str]:
         for name in HELPERS
         if name in wanted
     ]
-
-
-def helper_imports(names: set[str], maths: str) -> list[str]:
-    """Lines that a file with those helpers needs, beside those for triton and its language."""
-    library = any("libdevice." in text for text in helper_texts(names, maths))
-    return ["from triton.language.extra import libdevice"] if library else []

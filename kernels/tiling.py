@@ -50,7 +50,7 @@ class Limits:
         A thread has 8 of them, one load of 128 bits in the narrowest dtypes, if the program goes through tiles
         ``again`` and again: more would need more registers, and compilers as much longer as the code of a thread is.
         For one tile it has 16, as only then its instructions for addresses and sums are few for each; and so it has
-        where 8 would leave it no more than 64 registers, unless its work is ``heavy``.
+        where 8 would leave it no more than 64 registers on CUDA, unless its work is ``heavy``.
         """
         most = self.warps if heavy or not again else self.warps // 2
         few = min(max(elements // (16 * self.threads), 1), self.warps)

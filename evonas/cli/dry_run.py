@@ -19,8 +19,9 @@ def dry_run(request: Request) -> int:
         UsageError and its kin: everything that a search would refuse before it makes its folder.
     """
     from evonas.cli.search import settings_of
+    from evonas.plugins import load_all_plugins
     from evonas.run.plan import estimate_measurable, make_plan, written_files
-    from evonas.run.session import check_settings, load_all_plugins
+    from evonas.run.session import check_settings
 
     settings, origins = settings_of(request)
     load_all_plugins(settings.plugins)

@@ -9,7 +9,6 @@ from evonas.cli.values import shape as read_shape
 from evonas.errors import UsageError, unknown_name
 from evonas.graph.cost import resolve_groups
 from evonas.layers import ZOO, AssembledLayer, Layer, resolve_candidate, resolve_layer
-from evonas.run.session import load_all_plugins
 
 #: What --layout takes -> layout and memory order.
 ORDERS = {
@@ -25,7 +24,7 @@ def read_layer(target: str, candidate: str | None, plugins: Sequence[str], runs:
     Raises:
         UsageError, FormulaError, PluginError: see ``resolve_layer``, ``Run`` and ``load_plugins``.
     """
-    from evonas.plugins import describe_plugins
+    from evonas.plugins import describe_plugins, load_all_plugins
 
     load_all_plugins(describe_plugins(plugins))
     if candidate is None and not _is_run(target):

@@ -20,7 +20,6 @@ from evonas.layers.layer import Layer, named_layer
 from evonas.layers.stateful.registry import stateful_entry
 from evonas.layers.zoo import ZOO
 from evonas.run.run import Run
-from evonas.run.session import load_all_plugins
 from evonas.run.wording import size
 from evonas.search_spaces.causality import over_tokens
 
@@ -50,7 +49,7 @@ def show(
     Raises:
         UsageError, FormulaError, PluginError: see ``resolve_layer``, ``Run`` and ``load_plugins``.
     """
-    from evonas.plugins import describe_plugins
+    from evonas.plugins import describe_plugins, load_all_plugins
 
     load_all_plugins(describe_plugins(plugins))
     history: History | None = None

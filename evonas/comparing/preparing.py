@@ -18,8 +18,8 @@ from evonas.comparing.contestants import (
 )
 from evonas.comparing.record import check_same, read_record
 from evonas.errors import UsageError
-from evonas.plugins import describe_plugins
-from evonas.run.session import check_evaluation, check_reachable, load_all_plugins, with_plugins
+from evonas.plugins import describe_plugins, load_all_plugins
+from evonas.run.session import check_evaluation, check_reachable, with_plugins
 from evonas.run.settings import Settings, resolve
 
 #: Factors on the learning rate, unless something else is asked for.

@@ -46,18 +46,15 @@ def evaluator(
 
 
 def find_evaluator(spec: EvaluatorSpec) -> Registration:
-    """Load the plug-ins of ``spec``, and the installed operations and layers, which formulas may name; look its
-    evaluator up.
+    """Load the plug-ins of ``spec`` and what is installed for formulas to name; look its evaluator up.
 
     Raises:
         PluginError: a plug-in cannot be loaded or differs from its digest.
         UsageError: no evaluator has this name.
     """
-    from evonas.plugins import load_entry_points, load_plugins
+    from evonas.plugins import load_all_plugins, load_entry_points
 
-    load_plugins(spec.plugins)
-    for group in ("evonas.primitives", "evonas.layers"):
-        load_entry_points(group)
+    load_all_plugins(spec.plugins)
     if spec.name == "proxies" and "proxies" not in _FACTORIES:
         import evonas.evaluation.funnel  # noqa: F401  (registers it; imports torch)
     if spec.name not in _FACTORIES:

@@ -15,7 +15,7 @@ from evonas.layers.layer import Layer, named_layer
 from evonas.layers.stateful.registry import STATEFUL, stateful_entry
 from evonas.layers.zoo import ZOO
 from evonas.run.run import Run
-from evonas.run.session import load_all_plugins, open_settings, recorded_space
+from evonas.run.session import open_settings, recorded_space
 from evonas.run.settings import EvaluationSettings
 
 #: What every row of a final table has.
@@ -72,7 +72,7 @@ def find_origin(
         UsageError, FormulaError, PluginError: no such run, candidate or layer.
     """
     if plugins:
-        from evonas.plugins import describe_plugins
+        from evonas.plugins import describe_plugins, load_all_plugins
 
         load_all_plugins(describe_plugins(plugins))
     if isinstance(target, tuple) and len(target) == 2 and candidate is None:

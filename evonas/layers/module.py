@@ -19,7 +19,7 @@ from evonas.graph.cost import resolve_groups
 from evonas.graph.execute import ArrayOps
 from evonas.graph.graph import INITIAL, PARAMETER_LEAVES, SCALAR_LEAVES, Graph, literal
 from evonas.graph.layout import get_layout
-from evonas.layers.casting import uncast
+from evonas.kernels.casting import uncast
 from evonas.layers.stateful.base import StatefulLayer
 from evonas.layers.stateful.contract import StateContract
 from evonas.layers.stateful.of_graph import graph_contract

@@ -108,8 +108,7 @@ class LanguageSpec(Spec):
     eval_batch: int = 32
     #: the quality test: validation loss after so many steps, below so large a share of the unigram entropy.
     quality_steps: int = 100
-    #: None: that of the tokenizer, ``QUALITY``.
-    quality_threshold: float = None  # type: ignore[assignment]
+    quality_threshold: float = QUALITY["byte"]
     #: the hurdle before it: training loss below so large a share of the unigram entropy.
     hurdle: float = 1.4
     #: the stability test: ascent steps, windows and their tokens, rate and the limit of the gradient norm.
@@ -120,8 +119,6 @@ class LanguageSpec(Spec):
     stability_limit: float = 1e8
 
     def __post_init__(self) -> None:
-        if self.quality_threshold is None:
-            object.__setattr__(self, "quality_threshold", QUALITY.get(self.tokenizer, QUALITY["byte"]))
         as_tuple(self, "betas")
         self.check(_RULES)
         if self.width % self.heads or (self.width // self.heads) % 2:
@@ -145,10 +142,9 @@ class LanguageSpec(Spec):
         """As ``Spec.replace``; another tokenizer brings its own quality threshold, unless there is another here."""
         new = changes.get("tokenizer", self.tokenizer)
         if new != self.tokenizer and self.quality_threshold == QUALITY[self.tokenizer]:
-            changes = {"quality_threshold": None, **changes}
-        return super(LanguageSpec, self).replace(
-            **changes
-        )  # slots make another class than the one super() sees
+            changes = {"quality_threshold": QUALITY.get(new, QUALITY["byte"]), **changes}
+        # named, because slots make another class than the one that super() sees
+        return super(LanguageSpec, self).replace(**changes)
 
     @property
     def features(self) -> int:

@@ -32,7 +32,7 @@ from evonas.evolution import make_bar, strategy_names, strategy_options
 from evonas.graph import get_layout
 from evonas.layers import resolve_candidate
 from evonas.layers.assembled import is_name
-from evonas.plugins import describe_plugins, load_entry_points, load_plugins
+from evonas.plugins import FORMULA_GROUPS, describe_plugins, load_all_plugins, load_entry_points, load_plugins
 from evonas.run._files import write_json, write_text
 from evonas.run._toml import dump_toml
 from evonas.run.backends import KINDS, Backend, make_backend
@@ -46,13 +46,6 @@ from evonas.run.schema import Event, pack
 from evonas.run.segments import EVENTS, segment_paths
 from evonas.run.settings import Settings
 from evonas.search_spaces import AnySpace
-
-
-def load_all_plugins(plugins: Sequence[Mapping[str, str]]) -> None:
-    """The files that the user named, then the entry points of installed packages."""
-    load_plugins(plugins)
-    for group in ("evonas.primitives", "evonas.spaces", "evonas.layers"):
-        load_entry_points(group)
 
 
 def with_plugins(settings: Settings, paths: Iterable[str | os.PathLike[str]]) -> Settings:
@@ -156,7 +149,7 @@ def check_reachable(settings: Settings, names: Iterable[str]) -> None:
         return
     installed = {
         point.value.partition(":")[0].partition(".")[0]
-        for group in ("evonas.primitives", "evonas.spaces", "evonas.layers")
+        for group in FORMULA_GROUPS
         for point in entry_points(group=group)
     }
     for row in names:

@@ -24,36 +24,42 @@ TINY = {
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A package with the two examples, which this process never imports: slots have to find it themselves."""
+    """A package with the two examples, and a space that brings an operation, which this process never imports: slots
+    have to find them themselves."""
     for name in FILES:
         (tmp_path / f"acme_{name}.py").write_text((EXAMPLES / f"{name}.py").read_text())
+    operation = (EXAMPLES / "own_primitive.py").read_text().replace("softsign", "gentle_sign")
+    (tmp_path / "acme_own_space.py").write_text(operation)
     info = tmp_path / "acme-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
     points = ("[evonas.primitives]\nsoftsign = acme_own_primitive:softsign\n"
-              "[evonas.layers]\nstreaming_rms = acme_own_stateful_layer\n")  # fmt: skip
+              "[evonas.layers]\nstreaming_rms = acme_own_stateful_layer\n"
+              "[evonas.spaces]\ngentle = acme_own_space\n")  # fmt: skip
     (info / "entry_points.txt").write_text(points)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     yield
     assert not any(name.startswith("acme_own") for name in sys.modules)
 
 
-def statuses(plugins: tuple[dict[str, str], ...] = ()) -> list[tuple[str, str | None]]:
+def statuses(formulas: list[str], plugins: tuple[dict[str, str], ...] = ()) -> list[tuple[str, str | None]]:
     options = {"proxies": ["transformer"], "changes": TINY, "kernels": "off"}
     backend = LocalBackend(EvaluatorSpec("proxies", options, plugins), 2)
     backend.start()
     try:
-        return [(o.status, o.reason) for o in collect(backend, FORMULAS)]
+        return [(o.status, o.reason) for o in collect(backend, formulas)]
     finally:
         backend.close()
 
 
 @pytest.mark.usefixtures("nothing_left", "installed")
 def test_slots_load_what_is_installed() -> None:
-    assert statuses() == [("scored", None)] * 2
+    found = statuses([*FORMULAS, "norm: gentle_sign(x); act: x * sigmoid(x)"])
+    assert found == [("scored", None)] * 3
 
 
 @pytest.mark.usefixtures("nothing_left")
 def test_slots_load_the_files_of_the_run() -> None:
-    assert statuses(describe_plugins([EXAMPLES / f"{name}.py" for name in FILES])) == [("scored", None)] * 2
-    assert "unknown" in str(statuses()[0][1])
+    files = describe_plugins([EXAMPLES / f"{name}.py" for name in FILES])
+    assert statuses(FORMULAS, files) == [("scored", None)] * 2
+    assert "unknown" in str(statuses(FORMULAS)[0][1])

@@ -271,6 +271,9 @@ def test_progress_counts_sweeps_beside_trainings(swept: Run) -> None:
     assert left is not None
     spent = progress.work["rerank"] / 9  # three sweeps of three trainings
     assert left == pytest.approx((10 * 2 + 2 * 3) * spent)
+    half = {**swept.config, "rerank": {**swept.config["rerank"], "sweep_budget": 0.5}}
+    spent = progress.work["rerank"] / 4.5  # sweeps of half as many steps
+    assert read_progress(half, events[: third + 1]).work_left() == pytest.approx((10 * 2 + 2 * 1.5) * spent)
     ended = read_progress(swept.config, events)
     assert ended.reranking() == "5 of 5 learning-rate sweeps, 10 of 10 trainings"
     assert ended.work_left() == 0

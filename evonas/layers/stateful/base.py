@@ -15,7 +15,7 @@ except ImportError:
 
 from evonas.errors import UsageError
 from evonas.graph.layout import get_layout
-from evonas.layers.casting import uncast
+from evonas.kernels.casting import uncast
 from evonas.layers.stateful.contract import StateContract
 
 _SHAPES = {"nchw": "(batch, channels, height, width)", "btc": "(batch, tokens, channels)"}

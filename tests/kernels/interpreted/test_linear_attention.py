@@ -86,7 +86,7 @@ def test_both_passes_in_short_dtypes(dtype: torch.dtype, features: int, values: 
 @pytest.mark.parametrize("tokens", [1, 50, 64])
 @pytest.mark.parametrize(("features", "values"), [(16, 32), (40, 56), (128, 64), (96, 128)])
 def test_the_tiles_of_float32(features: int, values: int, tokens: int) -> None:
-    """Large heads in two halves, of which the second need not be full."""
+    """Large heads in parts, of which the last need not be full."""
     compare(drawn(tokens, features, values, torch.float32, heads=4), RATES)
 
 
@@ -104,6 +104,12 @@ def test_heads_between_powers_of_two(
 @pytest.fixture
 def segmented(monkeypatch: pytest.MonkeyPatch, large: None) -> None:
     monkeypatch.setattr(tiles, "SEGMENT", 64)
+
+
+@pytest.mark.parametrize(("features", "values"), [(96, 40), (40, 96)])
+def test_segments_of_heads_in_parts(features: int, values: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "SEGMENT", 64)
+    compare(drawn(150, features, values, torch.float32, heads=4), RATES)
 
 
 @pytest.mark.usefixtures("segmented")

@@ -1,4 +1,7 @@
-"""Autocast off, where there is one: on the meta device, where shapes are tried, there is none."""
+"""Autocast off, where there is one: on the meta device, where shapes are tried, there is none.
+
+It would multiply in half precision what is to be summed in float32.
+"""
 
 from __future__ import annotations
 
