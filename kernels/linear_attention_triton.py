@@ -116,7 +116,7 @@ def attend(
         one = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
         if CARRIED:
             at_state = state_ptr + (i * BLOCK_N + rows)[:, None] * state_row + columns[None, :] * state_column
-            if N % BLOCK_N or M % BLOCK_M:
+            if N - i * BLOCK_N < BLOCK_N or M % BLOCK_M:
                 live = (rows < N - i * BLOCK_N)[:, None] & (columns < M)[None, :]
                 one = tl.load(at_state, mask=live, other=0.0)
             else:
@@ -137,9 +137,9 @@ def attend(
         out = tl.zeros((CHUNK, BLOCK_M), tl.float32)
         next_state = ()
         for i in tl.static_range(PARTS):
-            b = _load(b_ptr + i * BLOCK_N, at, rows, tokens, b_token, N - i * BLOCK_N, BLOCK_N)
+            b = _load(b_ptr + i * BLOCK_N, at, rows, tokens, b_token, min(N - i * BLOCK_N, BLOCK_N), BLOCK_N)
             if OUTPUT:
-                a = _load(a_ptr + i * BLOCK_N, at, rows, tokens, a_token, N - i * BLOCK_N, BLOCK_N)
+                a = _load(a_ptr + i * BLOCK_N, at, rows, tokens, a_token, min(N - i * BLOCK_N, BLOCK_N), BLOCK_N)
                 scores += _product(a, tl.trans(b), OPERANDS, PRECISION)
                 out += _mixed(a, state[i], OPERANDS, PRECISION)
             next_state = next_state + (state[i] * whole + _product(tl.trans(b), faded, OPERANDS, PRECISION),)  # noqa: RUF005
@@ -150,7 +150,7 @@ def attend(
     if not OUTPUT:
         for i in tl.static_range(PARTS):
             at_state = state_ptr + (i * BLOCK_N + rows)[:, None] * state_row + columns[None, :] * state_column
-            if N % BLOCK_N or M % BLOCK_M:
+            if N - i * BLOCK_N < BLOCK_N or M % BLOCK_M:
                 live = (rows < N - i * BLOCK_N)[:, None] & (columns < M)[None, :]
                 tl.store(at_state, state[i], mask=live)
             else:

@@ -34,9 +34,9 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
         "rerank.control_top": 1,
         "rerank.seeds": 2,
         "rerank.budget": 1.0,
-        "rerank.time_share": 0.5,
+        "rerank.time_share": 0.62,
         "rerank.lr_factors": (0.5, 1.0, 2.0),
-        "rerank.sweep_budget": 0.5,
+        "rerank.sweep_budget": 0.4,
         "rerank.data_shares": (0.1,),
     },
     "norm_act_any": {
