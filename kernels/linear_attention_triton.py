@@ -139,7 +139,9 @@ def attend(
         for i in tl.static_range(PARTS):
             b = _load(b_ptr + i * BLOCK_N, at, rows, tokens, b_token, min(N - i * BLOCK_N, BLOCK_N), BLOCK_N)
             if OUTPUT:
-                a = _load(a_ptr + i * BLOCK_N, at, rows, tokens, a_token, min(N - i * BLOCK_N, BLOCK_N), BLOCK_N)
+                a = _load(
+                    a_ptr + i * BLOCK_N, at, rows, tokens, a_token, min(N - i * BLOCK_N, BLOCK_N), BLOCK_N
+                )
                 scores += _product(a, tl.trans(b), OPERANDS, PRECISION)
                 out += _mixed(a, state[i], OPERANDS, PRECISION)
             next_state = next_state + (state[i] * whole + _product(tl.trans(b), faded, OPERANDS, PRECISION),)  # noqa: RUF005
