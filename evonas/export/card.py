@@ -141,7 +141,7 @@ def _state(origin: Origin, facts: CardFacts) -> str:
             words = re.sub(rf"{re.escape(key)}( \([^)]*\))?", name, words)
         rows.append((heading, words))
     text = table(("what", "how"), rows)
-    if "fold" in facts.source.text.partition("class ")[0]:
+    if facts.source.folds:
         text += (
             "\n\nFor inference, `fold(layer, linear)` in `layer.py` gives a linear map or convolution that computes "
             'what map and layer compute one after the other; `position="before"` is for a layer in front of the map.'
