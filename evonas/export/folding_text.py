@@ -18,7 +18,9 @@ def fold(layer: nn.Module, linear: nn.Module, position: str = "after") -> nn.Mod
         position: "after" if the layer takes the map's output, "before" if the map takes the layer's.
     """
     if type(linear) not in (nn.Linear, nn.Conv1d, nn.Conv2d) or position not in ("after", "before"):
-        raise ValueError(f"{type(linear).__name__}, {position!r}: need Linear, Conv1d, Conv2d, and after or before")
+        raise ValueError(
+            f"{type(linear).__name__}, {position!r}: need Linear, Conv1d, Conv2d, and after or before"
+        )
     layout = "nchw" if isinstance(linear, nn.Conv2d) else "btc"
     if layer.layout != layout:
         raise ValueError(f"{type(linear).__name__} goes with layout {layout}, the layer is {layer.layout}")
@@ -26,7 +28,9 @@ def fold(layer: nn.Module, linear: nn.Module, position: str = "after") -> nn.Mod
     groups = getattr(linear, "groups", 1)
     outputs, inputs = weight.shape[0], weight.shape[1] * groups
     if layer.num_features != (outputs if after else inputs):
-        raise ValueError(f"a layer of {layer.num_features} channels {position} a map from {inputs} to {outputs}")
+        raise ValueError(
+            f"a layer of {layer.num_features} channels {position} a map from {inputs} to {outputs}"
+        )
     twin, rest = copy.deepcopy(layer).double().eval(), None
     if layer.apply_act:
         scale, shift = twin.eval_affine()
@@ -46,7 +50,9 @@ def fold(layer: nn.Module, linear: nn.Module, position: str = "after") -> nn.Mod
         if rest is not None and isinstance(linear, nn.Conv1d):
             raise ValueError(f"{rest} stays, and its channels are last, those of a Conv1d second")
         if bool((shift != 0).any()) and _pads_with_zeros(linear):
-            raise ValueError("the convolution pads with zeros, which are not what the layer makes of the border")
+            raise ValueError(
+                "the convolution pads with zeros, which are not what the layer makes of the border"
+            )
         # one value per input of each output: a group of a convolution sees its own channels alone
         rows = [v.view(groups, -1).repeat_interleave(outputs // groups, 0) for v in (scale, shift)]
         scale, shift = (row.view(outputs, -1, *ones[1:]) for row in rows)

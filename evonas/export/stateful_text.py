@@ -174,7 +174,9 @@ class StatefulLayer(nn.Module):
     ) -> None:
         super().__init__()
         if channels < 1 or not 0 <= eps <= 1 or layout not in _SHAPES:
-            raise ValueError(f"{channels} channels, eps={eps}, layout {layout}: need 1 or more, 0 to 1, btc or nchw")
+            raise ValueError(
+                f"{channels} channels, eps={eps}, layout {layout}: need 1 or more, 0 to 1, btc or nchw"
+            )
         self.channels = self.num_features = channels
         self.layout, self.eps, self.apply_act = layout, eps, apply_act
         made: dict[str, Any] = {"device": device, "dtype": dtype}

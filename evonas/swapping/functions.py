@@ -127,11 +127,11 @@ def mark_of(module: nn.Module) -> Mark | None:
 
 
 def _cannot_mark(path: str, kind: type) -> UsageError:
-    hint = f"swap with skip={path!r}, make the activation a module, or give plain tensors"
+    hint = f"make the activation a module of its own, which needs no mark, or swap with skip={path!r}"
     if kind.__name__ in ("FakeTensor", "FunctionalTensor"):
         hint = "torch.export.export(model, args, strict=True) sees the mark, and so does torch.compile"
-    elif kind.__name__ == "DTensor":
-        hint = f"swap with skip={path!r}, or make the activation a module: distributed tensors have no marks"
+    elif kind.__name__ != "DTensor":
+        hint = f"give plain tensors, x.as_subclass(torch.Tensor), or {hint}"
     return UsageError(
         f"{path} stands before an activation that is a function and makes a {kind.__name__}, which cannot be marked "
         "to say that the activation is done",

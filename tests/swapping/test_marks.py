@@ -197,6 +197,40 @@ def test_tensors_of_other_classes_are_named() -> None:
     with pytest.raises(UsageError, match=r"^bn .* makes a TensorImage, which cannot be marked") as raised:
         model(IMAGE.as_subclass(TensorImage))
     assert "give plain tensors" in str(raised.value.hint)
+    assert model(IMAGE).shape == (2, 8, 7, 7)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
+def test_distributed_tensors_take_a_module() -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, distribute_module, distribute_tensor
+
+    class Tokens(nn.Module):
+        def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
+            super().__init__()
+            self.norm, self.act = nn.LayerNorm(4), act
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.norm(x))
+
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        x = torch.randn(2, 3, 4)
+        for act in (F.relu, nn.ReLU()):
+            model = Tokens(act)
+            evonas.swap(model, "x / rms[c](x)", what="norm_act", backend="eager", example=x)
+            wanted = model(x)
+            distribute_module(model, mesh)
+            given = distribute_tensor(x, mesh, [Replicate()])
+            if isinstance(act, nn.Module):
+                assert torch.allclose(model(given).to_local(), wanted)
+                continue
+            with pytest.raises(UsageError, match="makes a DTensor, which cannot be marked") as raised:
+                model(given)
+            assert "a module of its own" in str(raised.value.hint)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
