@@ -2,11 +2,11 @@
 module that has other places too. A layer that contains its activation marks the tensor that it makes, and what would
 activate it again gives it back as it is.
 
-The model's code stays as it is. A mark is an attribute of the tensor; for functions, which see no attributes, the
-tensor is of a subclass besides. It does not matter where the function is called from, in a checkpointed part or in a
-part that is called by itself, and ``torch.compile`` and ``torch.export(strict=True)`` see no activation. Whatever else
-computes with a tensor of the subclass raises: the model takes another path than when it was looked at, and the
-activation would come twice or not at all.
+The model's code stays as it is. A mark is an attribute of the tensor, which is of a subclass besides, so that functions
+see it. It does not matter where the activation is called from, in a checkpointed part or in a part that is called by
+itself, and ``torch.compile`` and ``torch.export(strict=True)`` see no activation. Whatever else computes with such a
+tensor raises: the model takes another path than when it was looked at, and the activation would come twice or not at
+all. Tensors that have a class of their own already carry the attribute alone, which a module sees.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Activated(Tensor):
                 return func(*args, **kwargs)
             if func in _ALL:
                 in_place = func is Tensor.relu_ or kwargs.get("inplace", False) or (args and args[-1] is True)
-                return unmarked(marked[0]) if in_place else marked[0].view_as(marked[0])
+                return passed(marked[0], bool(in_place))
             if func is Tensor.as_subclass:
                 return func(*args, **kwargs)
             path = getattr(marked[0], _MARK, "")
@@ -75,17 +75,22 @@ class Activated(Tensor):
             return out
 
 
-def unmarked(x: Tensor) -> Tensor:
-    """The same tensor, its mark over."""
+def is_marked(x: Tensor) -> bool:
+    """Whether a layer with its activation inside has just made this tensor."""
+    mark = getattr(x, _MARK, "")
+    return isinstance(mark, str) and mark != ""
+
+
+def passed(x: Tensor, in_place: bool) -> Tensor:
+    """What an activation gives back for a marked tensor: a plain one on the same memory. In place it is the tensor
+    itself, whose mark is over."""
+    if type(x) is Activated and not in_place:
+        with torch._C.DisableTorchFunctionSubclass():
+            return x.view_as(x)
     setattr(x, _MARK, "")  # torch.compile knows no delattr
     if type(x) is Activated and not torch.compiler.is_compiling():
         x.__class__ = Tensor  # type: ignore[assignment]
     return x
-
-
-def is_marked(x: Tensor) -> bool:
-    """Whether a layer with its activation inside has just made this tensor."""
-    return bool(getattr(x, _MARK, ""))
 
 
 class Mark:
@@ -103,20 +108,21 @@ class Mark:
         self.function = function
 
     def __call__(self, module: nn.Module, args: object, output: Tensor) -> Tensor:
-        if output.requires_grad and (
+        hooks = (
             module._backward_hooks or module._backward_pre_hooks
             or _hooks_of_all._global_backward_hooks or _hooks_of_all._global_backward_pre_hooks
-        ):  # fmt: skip
+        )  # fmt: skip
+        if hooks and output.requires_grad:
             raise UsageError(
                 f"{self.path} has a backward hook: torch gives its output on as another tensor, which does not say "
                 "that the activation behind it is done",
                 hint="output.as_subclass(torch.Tensor).register_hook(...) in a forward hook sees the gradient too, or "
                 f"swap with skip={self.path!r}",
             )
-        if self.function:
-            if type(output) not in (Tensor, nn.Parameter, Activated):
-                raise _cannot_mark(self.path, type(output))
+        if type(output) in (Tensor, nn.Parameter, Activated):
             output = output.as_subclass(Activated)
+        elif self.function:
+            raise _cannot_mark(self.path, type(output))
         setattr(output, _MARK, self.path)
         return output
 

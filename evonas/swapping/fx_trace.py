@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from evonas.swapping.functions import is_activation
 from evonas.swapping.recognise import Act, Norm
-from evonas.swapping.trace import DROPOUTS, OUTPUT, Call, Trace, drops
+from evonas.swapping.trace import DROPOUTS, OUTPUT, Call, Trace
 
 #: Give their input back, or a copy of it.
 _SAME = ("contiguous", "clone", "detach", "to", "type_as", "float", "half")
@@ -54,10 +54,7 @@ def trace_with_fx(model: nn.Module, parts: Mapping[nn.Module, Norm | Act]) -> Tr
         name = _name(node.target)
         if node.op in ("call_method", "call_function") and name in (*_SAME, *DROPOUTS) and given:
             values[node] = given[0]
-            if name in _SAME:
-                trace.between.setdefault(given[0], f"{name}()")
-            elif drops(node.args, node.kwargs):
-                trace.between.setdefault(given[0], "a dropout")
+            trace.between.setdefault(given[0], "a dropout" if name in DROPOUTS else f"{name}()")
             continue
         made = len(values) + len(trace.makers) + 1
         values[node] = made

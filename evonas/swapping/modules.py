@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from evonas.errors import UsageError
-from evonas.swapping.functions import is_marked, unmarked
+from evonas.swapping.functions import is_marked, passed
 
 VIEWS = ("length", "vector", "flat", "last")
 
@@ -89,7 +89,7 @@ class SharedActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if is_marked(x):
-            return unmarked(x)
+            return passed(x, getattr(self.act, "inplace", False))
         out: Tensor = self.act(x)
         return out
 

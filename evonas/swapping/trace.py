@@ -213,10 +213,7 @@ class _Recorder(TorchDispatchMode):
         out = func(*args, **kwargs)
         if isinstance(out, Tensor) and self.value(out) == value:  # nothing was done to it
             name = getattr(func, "__name__", str(func))
-            if name not in DROPOUTS:
-                self.trace.between.setdefault(value, f"{name}()")
-            elif drops(args, kwargs):
-                self.drop(func, args, out)
+            self.trace.between.setdefault(value, "a dropout" if name in DROPOUTS else f"{name}()")
         return out
 
 
@@ -230,12 +227,6 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self._recorder.call(func, args, kwargs or {})
-
-
-def drops(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a dropout called with these would do something in training: its rate is not 0."""
-    rate = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
-    return not isinstance(rate, int | float) or rate > 0
 
 
 _Read = tuple[int | None, int, Sequence[int]]

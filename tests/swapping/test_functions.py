@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from swap_support import plain
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -57,11 +58,6 @@ class Net(nn.Module):
 def bare(model: Net, x: Tensor) -> Tensor:
     """What the model computes when no function is left."""
     return plain(model.bn2(model.conv2(plain(model.bn(model.conv(x))))))
-
-
-def plain(x: Tensor) -> Tensor:
-    """What a layer has made, without its mark."""
-    return x.as_subclass(Tensor)
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from swap_support import plain
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -39,7 +40,7 @@ class ByGraph(Net):
 
 def made(model: nn.Module, x: Tensor = IMAGE) -> Tensor:
     """What the new layer makes, as a plain tensor."""
-    return model.bn(model.conv(x)).as_subclass(Tensor)
+    return plain(model.bn(model.conv(x)))
 
 
 def swapped(behind: Callable[[Net, Tensor], Tensor]) -> Net:
@@ -145,6 +146,43 @@ def test_another_path_in_training_is_an_error(name: str) -> None:
     assert "skip='bn'" in str(raised.value.hint)
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_shared_activation_alike(in_place: bool, compiled: bool) -> None:
+    """It passes what the layer makes, and nothing else may use that."""
+
+    class Shared(Net):
+        def __init__(self) -> None:
+            super().__init__(lambda model, y: y)
+            self.relu, self.wrong = nn.ReLU(in_place), False
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.bn(self.conv(x))
+            y = self.relu(y * 2 if self.wrong else y)
+            return self.relu(y - 0.1)
+
+    model = Shared()
+    assert evonas.swap(model, "evonorm_s1", backend="eager").counts["layers"] == 1
+    torch._dynamo.reset()
+    run = torch.compile(model, backend="eager", fullgraph=True) if compiled else model
+    y = run(IMAGE)
+    assert torch.equal(y, F.relu(made(model) - 0.1))
+    assert type(y) is Tensor
+    model.wrong = True
+    with pytest.raises(UsageError, match=r"^bn, a layer .* mul uses it"):
+        model(IMAGE)
+
+
+def test_a_shared_activation_in_an_export_that_is_not_strict() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 3, 3)).eval()
+    model.append(model[2])
+    assert evonas.swap(model, "evonorm_s1", backend="eager").counts["layers"] == 1
+    for strict in (True, False):
+        program = torch.export.export(model, (IMAGE,), strict=strict)
+        assert torch.allclose(program.module()(IMAGE), model(IMAGE))
+        assert sum("relu" in str(node.target) for node in program.graph.nodes) == 1
+
+
 def test_sizes_words_and_hooks_may_be_read() -> None:
     seen = []
 
@@ -155,7 +193,7 @@ def test_sizes_words_and_hooks_may_be_read() -> None:
         return F.relu(y)
 
     def watch(module: nn.Module, args: object, out: Tensor) -> None:
-        seen.append(out.as_subclass(Tensor).mean())
+        seen.append(plain(out).mean())
 
     model = swapped(behind)
     model.bn.register_forward_hook(watch)
