@@ -122,7 +122,7 @@ class Copier:
         for name in dict.fromkeys(_globals_in(symtable.symtable(text, "layer", "exec"))):
             if name in scope:
                 self._take(name, scope[name])
-            elif not hasattr(builtins, name):
+            elif name not in self._seen and not hasattr(builtins, name):
                 raise PluginError(f"{self.fail}: it uses {name}, which its module does not have", hint=_HINT)
 
     def _take(self, name: str, value: Any) -> None:

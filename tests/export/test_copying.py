@@ -206,6 +206,29 @@ def test_a_file_with_an_infinite_buffer_and_a_backslash(tmp_path: Path) -> None:
     assert r"\xi" in made.__doc__
 
 
+def test_a_module_that_does_not_import_torch_itself(tmp_path: Path) -> None:
+    """The declaration of buffers, which stands in place of the contract, names it."""
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(
+        "from evonas.layers import Buffer, StateContract, StatefulLayer, stateful_layer\n"
+        '@stateful_layer("test_bare", formulas={"btc": "x"}, source="a test")\n'
+        "class Bare(StatefulLayer):\n"
+        '    """x"""\n'
+        '    contract = StateContract(buffers=(Buffer("one", ("C",), 1.0, "ones"),), warm_up="none",\n'
+        '        train_formula="x", eval_formula="x", gradient_rule="the derivative", derivative=True,\n'
+        "        affine_at_eval=True)\n"
+        "    def train_form(self, x, kept):\n"
+        "        return self.with_affine(x)\n"
+        "    def eval_affine(self):\n"
+        "        return self.folded(self.one)\n"
+    )
+    try:
+        made = evonas.export("test_bare", out=tmp_path / "b", plugins=[str(plugin)])
+        assert load(made.path).Layer(3).one.tolist() == [1.0] * 3
+    finally:
+        STATEFUL.pop("test_bare", None)
+
+
 def test_a_contract_from_elsewhere_is_refused(tmp_path: Path) -> None:
     class Late(StatefulLayer):
         """x"""
