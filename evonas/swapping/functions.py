@@ -63,16 +63,22 @@ class Activated(Tensor):
                 return passed(marked[0], bool(in_place))
             if func is Tensor.as_subclass:
                 return func(*args, **kwargs)
-            path = getattr(marked[0], _MARK, "")
             out = None if func in _NO_GETTERS else func(*args, **kwargs)
             if func in _NO_GETTERS or any(isinstance(leaf, Tensor) for leaf in tree_leaves(out)):
-                raise UsageError(
-                    f"{path}, a layer that contains the activation behind it, made a tensor for that activation, and "
-                    f"{getattr(func, '__name__', func)} uses it: the model takes another path than when it was "
-                    "swapped",
-                    hint=f"swap with skip={path!r}; a hook may read output.as_subclass(torch.Tensor)",
-                )
+                _check_getter(func, marked[0])
             return out
+
+
+def _check_getter(function: Any, marked: Tensor) -> None:
+    name = getattr(function, "__name__", str(function))
+    if name == "__get__":  # attributes, which torch.compile reads of what comes into a graph
+        return
+    path = getattr(marked, _MARK, "")
+    raise UsageError(
+        f"{path}, a layer that contains the activation behind it, made a tensor for that activation, and {name} uses "
+        "it: the model takes another path than when it was swapped",
+        hint=f"swap with skip={path!r}; a hook may read output.as_subclass(torch.Tensor)",
+    )
 
 
 def is_marked(x: Tensor) -> bool:
@@ -116,8 +122,7 @@ class Mark:
             raise UsageError(
                 f"{self.path} has a backward hook: torch gives its output on as another tensor, which does not say "
                 "that the activation behind it is done",
-                hint="output.as_subclass(torch.Tensor).register_hook(...) in a forward hook sees the gradient too, or "
-                f"swap with skip={self.path!r}",
+                hint=f"output.register_hook(...) in a forward hook sees the gradient too; or skip={self.path!r}",
             )
         if type(output) in (Tensor, nn.Parameter, Activated):
             output = output.as_subclass(Activated)

@@ -128,6 +128,19 @@ def test_nor_before_a_shared_activation() -> None:
     )
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_graph_of_torch_compile_may_end_between_the_two(in_place: bool) -> None:
+    def behind(model: Net, y: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return F.relu(y, inplace=in_place)
+
+    model = swapped(behind)
+    torch._dynamo.reset()
+    y = torch.compile(model, backend="eager")(IMAGE)
+    assert torch.allclose(y, made(model))
+    y.sum().backward()
+
+
 OTHER: dict[str, Callable[[Tensor], Tensor]] = {
     "clone": lambda y: y.clone(),
     "add_": lambda y: y.add_(1),
@@ -169,8 +182,9 @@ def test_a_shared_activation_alike(in_place: bool, compiled: bool) -> None:
     assert torch.equal(y, F.relu(made(model) - 0.1))
     assert type(y) is Tensor
     model.wrong = True
+    run = torch.compile(model, backend="eager") if compiled else model
     with pytest.raises(UsageError, match=r"^bn, a layer .* mul uses it"):
-        model(IMAGE)
+        run(IMAGE)
 
 
 def test_a_shared_activation_in_an_export_that_is_not_strict() -> None:
@@ -194,13 +208,14 @@ def test_sizes_words_and_hooks_may_be_read() -> None:
 
     def watch(module: nn.Module, args: object, out: Tensor) -> None:
         seen.append(plain(out).mean())
+        out.register_hook(lambda g: seen.append(float(g.sum())))
 
     model = swapped(behind)
     model.bn.register_forward_hook(watch)
     y = model(IMAGE)
     y.sum().backward()
+    assert seen[-2:] == [float(y.numel())] * 2
     assert torch.equal(y, made(model))
-    assert seen[-2] == float(y.numel())
 
 
 def test_a_backward_hook_is_an_error() -> None:
