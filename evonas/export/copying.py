@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
-import torch
-
 from evonas.errors import PluginError, UsageError
 
 Edit = tuple[int, int, str]
@@ -195,6 +193,8 @@ def _allowed(module: str) -> bool:
 
 
 def _plain(value: Any) -> bool:
+    import torch
+
     if isinstance(value, tuple):
         return all(_plain(one) for one in value)
     return value is None or isinstance(

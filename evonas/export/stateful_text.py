@@ -7,9 +7,6 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from evonas.errors import PluginError
 from evonas.export.copying import Copier, import_of, imports, literal
 from evonas.export.folding_text import FOLD
@@ -36,6 +33,8 @@ def stateful_source(
     Raises:
         PluginError: a class of a plug-in that uses more than torch, the standard library and its own module.
     """
+    import torch
+
     from evonas.layers.stateful.base import _HALF, StatefulLayer
 
     entry = stateful_entry(layer.stateful)
@@ -47,7 +46,14 @@ def stateful_source(
     folds = contract.affine_at_eval or cls.eval_affine is not StatefulLayer.eval_affine
     own = {*classes, "Layer", "norm_act", *(["fold"] if folds else [])}
     taken = {name: object() for name in (*own, "_SHAPES", *(["_pads_with_zeros"] if folds else []))}
-    imported = {**_IMPORTED, **({"copy": copy} if folds else {})}
+    imported: dict[str, Any] = {
+        "Any": Any,
+        "Mapping": Mapping,
+        "torch": torch,
+        "Tensor": torch.Tensor,
+        "nn": torch.nn,
+    }
+    imported |= {"copy": copy} if folds else {}
     taken |= {"StatefulLayer": StatefulLayer, "_HALF": _HALF, **imported}
     copier = Copier(f"layer {layer.stateful}", cls, taken, ("contract", _buffers(contract)))
     methods = [copier.method(StatefulLayer, name) for name in _METHODS]
@@ -133,9 +139,6 @@ class {name}({base}):
         super().__init__(num_features, eps=eps, {fixed})
 '''
 
-
-#: What the base class and the functions of the file are written with.
-_IMPORTED: dict[str, Any] = {"Any": Any, "Mapping": Mapping, "torch": torch, "Tensor": Tensor, "nn": nn}
 
 _CONSTANTS = """_HALF = (torch.float16, torch.bfloat16)
 _SHAPES = {"btc": "(batch, tokens, channels)", "nchw": "(batch, channels, height, width)"}
