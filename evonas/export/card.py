@@ -50,7 +50,7 @@ def card(origin: Origin, facts: CardFacts) -> str:
         ("## What it replaces, and where not to use it", _limits(origin, facts)),
         ("## How it was found", _found(origin)),
         ("## Scores", _scores(origin)),
-        ("## Hyper-parameters and sensitivity", _sensitivity(origin)),
+        ("## Hyper-parameters and sensitivity", _sensitivity(origin, facts.version)),
         ("## Numerical behaviour", _numerics(facts)),
         ("## Latency", _latency(origin, facts)),
         ("## Reproduce", _reproduce(origin)),
@@ -141,7 +141,7 @@ def _state(origin: Origin, facts: CardFacts) -> str:
             words = re.sub(rf"{re.escape(key)}( \([^)]*\))?", name, words)
         rows.append((heading, words))
     text = table(("what", "how"), rows)
-    if "fold" in facts.source.text.partition("class ")[0]:
+    if facts.source.folds:
         text += (
             "\n\nFor inference, `fold(layer, linear)` in `layer.py` gives a linear map or convolution that computes "
             'what map and layer compute one after the other; `position="before"` is for a layer in front of the map.'
@@ -273,7 +273,7 @@ def _scores(origin: Origin) -> str:
     return "\n\n".join(parts)
 
 
-def _sensitivity(origin: Origin) -> str:
+def _sensitivity(origin: Origin, version: str) -> str:
     run = origin.facts
     if not run:
         return NOT_MEASURED
@@ -283,6 +283,12 @@ def _sensitivity(origin: Origin) -> str:
     parts = []
     if run["recipes"]:
         parts.append(_recipes(run["recipes"], chosen))
+        wrote = run["versions"].get("evonas")
+        if wrote != version:
+            parts.append(
+                f"The table is that of evonas {version}, which wrote this card. The run was made by evonas "
+                f"{wrote or 'of an unknown version'}, whose values may have been others."
+            )
     lines = [f"- scale of the networks and budgets: {run['scale']}"]
     lines.append(f"- groups of index sets with c/g in its trainings: at most {run['groups']}")
     for key, words in (("changes", "changes to the budget"), ("layer_options", "options of the layer")):

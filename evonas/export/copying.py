@@ -10,11 +10,12 @@ from __future__ import annotations
 import ast
 import builtins
 import inspect
+import math
 import re
+import symtable
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -25,47 +26,39 @@ Edit = tuple[int, int, str]
 _REGISTERING = ("stateful_layer",)
 
 
-@dataclass
-class Copied:
-    """imports: lines; texts: of everything copied, each after what it needs; names: those that are defined."""
-
-    imports: set[str] = field(default_factory=set)
-    texts: list[str] = field(default_factory=list)
-    names: set[str] = field(default_factory=set)
-
-
 class Copier:
-    """Copies definitions one after the other into ``made``.
+    """Copies definitions one after the other: ``texts``, each after what it needs, and ``imports``, as lines.
 
-    known: objects that the file has already, name -> object. contract: a name and a text, what stands in a class body
-    in the place of its assignment to that name.
+    home: the class that is copied, of whose package functions and classes may be. taken: names that the file has
+    already -> what they are there. contract: a name and a text, what stands in a class body in the place of its
+    assignment to that name; replaced: whether that was done.
     """
 
-    def __init__(self, what: str, known: Mapping[str, Any], contract: tuple[str, str]) -> None:
+    def __init__(self, what: str, home: type, taken: Mapping[str, Any], contract: tuple[str, str]) -> None:
         self.fail = f"{what} cannot be exported"
-        self.known = dict(known)
         self.contract = contract
-        self.made = Copied()
-        self._seen: dict[str, Any] = {}
+        self.replaced = False
+        self.imports: set[str] = set()
+        self.texts: list[str] = []
+        self._roots = ("evonas", _root(home))
+        self._seen = dict(taken)
 
     def add(self, thing: type | FunctionType) -> None:
         """Copy a class or function, after all that it uses."""
         self._once(thing.__name__, thing)
-        text = self._source(thing)
-        text, tree = self.rewritten(text)
-        self._resolve(tree, self._globals(thing))
-        self.made.texts.append(text)
-        self.made.names.add(thing.__name__)
+        text = self.rewritten(self._source(thing))
+        self._resolve(text, self._globals(thing))
+        self.texts.append(text)
 
     def method(self, owner: type, name: str) -> str:
         """The text of one method, at no indentation; what it uses is copied or imported."""
         function = vars(owner)[name]
-        text, tree = self.rewritten(self._source(function))
-        self._resolve(tree, self._globals(function))
+        text = self.rewritten(self._source(function))
+        self._resolve(text, self._globals(function))
         return text
 
-    def rewritten(self, text: str) -> tuple[str, ast.AST]:
-        """The text without decorators and contract, its errors as ``ValueError``; and its tree.
+    def rewritten(self, text: str) -> str:
+        """The text without decorators and contract, its errors as ``ValueError``.
 
         Raises:
             PluginError: it reads its contract, or more of its layout than the name.
@@ -79,42 +72,33 @@ class Copier:
             if _last(function) in _REGISTERING:
                 edits.append((at(decorator.lineno, 0), at((decorator.end_lineno or 0) + 1, 0), ""))
         attribute, instead = self.contract
-        if isinstance(tree, ast.ClassDef):
-            for statement in tree.body:
-                targets = statement.targets if isinstance(statement, ast.Assign) else []
-                if any(isinstance(t, ast.Name) and t.id == attribute for t in targets):
-                    start = at(statement.lineno, statement.col_offset)
-                    edits.append((start, at(statement.end_lineno, statement.end_col_offset), instead))
-        inside: list[ast.AST] = []  # of other edits
+        for statement in tree.body if isinstance(tree, ast.ClassDef) else ():
+            targets = statement.targets if isinstance(statement, ast.Assign) else []
+            if isinstance(statement, ast.AnnAssign) and statement.value is not None:
+                targets = [statement.target]
+            if any(_last(target) == attribute for target in targets):
+                edits.append((*_span(at, statement), instead))
+                self.replaced = True
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and _last(node.func) in ("UsageError", "evonas.errors.UsageError"):
-                start = at(node.lineno, node.col_offset)
-                given = ast.get_source_segment(text, node.args[0]) if node.args else '""'
-                edits.append((start, at(node.end_lineno, node.end_col_offset), f"ValueError({given})"))
-                inside += list(ast.walk(node))
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Attribute) or not isinstance(node.value, ast.Attribute):
+            if isinstance(node, ast.Call) and _last(node.func) == "UsageError":
+                edits += _as_value_error(node, at)
+        for start, end, put in sorted(edits, reverse=True):
+            text = text[:start] + put + text[end:]
+        text = re.sub(r"\b(\w+)\.layout\.name\b", r"\1.layout", text)
+        text = text.replace("All of it is in ``contract``.", "The top of this file has it all.")
+        text = text.replace("UsageError:", "ValueError:").strip("\n") + "\n"
+        for node in ast.walk(ast.parse(text)):
+            if not isinstance(node, ast.Attribute):
                 continue
-            if _last(node.value) == "layout" and isinstance(node.value.value, ast.Name):
-                if node.attr != "name":
-                    raise PluginError(f"{self.fail}: it uses layout.{node.attr}", hint=_HINT)
-                if node in inside:
-                    continue
-                edits.append((at(node.value.end_lineno, node.value.end_col_offset),
-                              at(node.end_lineno, node.end_col_offset), ""))  # fmt: skip
-        for node in ast.walk(tree):
+            if isinstance(node.value, ast.Attribute) and node.value.attr == "layout":
+                raise PluginError(f"{self.fail}: it uses layout.{node.attr}", hint=_HINT)
             if (
-                isinstance(node, ast.Attribute)
-                and node.attr == attribute
+                node.attr == attribute
                 and isinstance(node.ctx, ast.Load)
                 and _last(node.value) in ("self", "cls")
             ):
                 raise PluginError(f"{self.fail}: it reads its {attribute}", hint=_HINT)
-        for start, end, put in sorted(edits, reverse=True):
-            text = text[:start] + put + text[end:]
-        text = text.replace("All of it is in ``contract``.", "The top of this file has it all.")
-        text = text.replace("UsageError:", "ValueError:")
-        return text.strip("\n") + "\n", ast.parse(text).body[0]
+        return text
 
     def _source(self, thing: Any) -> str:
         try:
@@ -128,49 +112,64 @@ class Copier:
             raise PluginError(f"{self.fail}: the module {thing.__module__} is not loaded", hint=_HINT)
         return vars(module)
 
-    def _resolve(self, tree: ast.AST, scope: Mapping[str, Any]) -> None:
-        """Copy or import every name that the tree takes from its module."""
-        nodes = list(ast.walk(tree))
-        own = {n.arg for n in nodes if isinstance(n, ast.arg)}
-        own |= {n.id for n in nodes if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
-        own |= {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
-        for node in nodes:
-            if isinstance(node, ast.Import | ast.ImportFrom | ast.Global | ast.Nonlocal):
+    def _resolve(self, text: str, scope: Mapping[str, Any]) -> None:
+        """Copy or import every name that the text takes from its module."""
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import | ast.ImportFrom | ast.Global):
                 raise PluginError(f"{self.fail}: it imports modules or writes globals", hint=_HINT)
-        used = [n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)]
-        for name in dict.fromkeys(used):
-            if name in own or (name not in scope and hasattr(builtins, name)):
-                continue
-            if name not in scope:
+        for name in dict.fromkeys(_globals_in(symtable.symtable(text, "layer", "exec"))):
+            if name in scope:
+                self._take(name, scope[name])
+            elif name not in self._seen and not hasattr(builtins, name):
                 raise PluginError(f"{self.fail}: it uses {name}, which its module does not have", hint=_HINT)
-            self._take(name, scope[name])
 
     def _take(self, name: str, value: Any) -> None:
-        if name in self.known and self.known[name] is value:
-            return
         if name in self._seen and self._seen[name] is value:
             return
-        line = _import_of(name, value)
+        line = import_of(name, value)
         if line is not None:
             self._once(name, value)
-            self.made.imports.add(line)
-        elif isinstance(value, type | FunctionType) and value is not UsageError:
+            self.imports.add(line)
+        elif (
+            isinstance(value, type | FunctionType) and value is not UsageError and _root(value) in self._roots
+        ):
             if value.__name__ != name:
                 raise PluginError(f"{self.fail}: {value.__name__} has another name there, {name}", hint=_HINT)
             self.add(value)
         elif _plain(value):
             self._once(name, value)
-            self.made.texts.append(f"{name} = {value!r}\n")
-            self.made.names.add(name)
+            self.texts.append(f"{name} = {literal(value)}\n")
         else:
-            raise PluginError(f"{self.fail}: it uses {name}, a {type(value).__name__}", hint=_HINT)
+            where = f" of {value.__module__}" if isinstance(value, type | FunctionType) else ""
+            raise PluginError(f"{self.fail}: it uses {name}, a {type(value).__name__}{where}", hint=_HINT)
 
     def _once(self, name: str, value: Any) -> None:
         if self._seen.setdefault(name, value) is not value:
             raise PluginError(f"{self.fail}: two different things are called {name}", hint=_HINT)
 
 
-def _import_of(name: str, value: Any) -> str | None:
+def _globals_in(table: symtable.SymbolTable) -> Iterator[str]:
+    """Names that a scope and those inside it take from the module, or from the builtins."""
+    for symbol in table.get_symbols():
+        outside = symbol.is_global() if table.get_type() != "module" else not symbol.is_assigned()
+        if outside and symbol.is_referenced():
+            yield symbol.get_name()
+    for child in table.get_children():
+        yield from _globals_in(child)
+
+
+def _as_value_error(call: ast.Call, at: Callable[[int | None, int | None], int]) -> list[Edit]:
+    """``UsageError(message, hint=...)`` as ``ValueError(message)``; the message itself is not touched."""
+    start, end = _span(at, call)
+    message = next((k.value for k in call.keywords if k.arg == "message"), None)
+    message = call.args[0] if call.args else message
+    if message is None:
+        return [(start, end, "ValueError()")]
+    inner = _span(at, message)
+    return [(start, inner[0], "ValueError("), (inner[1], end, ")")]
+
+
+def import_of(name: str, value: Any) -> str | None:
     """The line that imports a name from torch or the standard library, None for anything else."""
     if isinstance(value, ModuleType):
         if not _allowed(value.__name__):
@@ -194,9 +193,25 @@ def _allowed(module: str) -> bool:
 
 
 def _plain(value: Any) -> bool:
+    import torch
+
     if isinstance(value, tuple):
         return all(_plain(one) for one in value)
-    return value is None or isinstance(value, bool | int | float | str) or repr(value).startswith("torch.")
+    return value is None or isinstance(
+        value, bool | int | float | str | torch.dtype | torch.layout | torch.memory_format
+    )
+
+
+def literal(value: Any) -> str:
+    """A plain value as Python reads it: ``repr`` of an infinity is the name of nothing."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(literal, value))}{',' if len(value) == 1 else ''})"
+    return f'float("{value}")' if isinstance(value, float) and not math.isfinite(value) else repr(value)
+
+
+def _root(thing: Any) -> str:
+    """The package that a class or function is of."""
+    return str(thing.__module__).partition(".")[0]
 
 
 def _last(node: ast.AST) -> str:
@@ -219,6 +234,10 @@ def _positions(text: str) -> Callable[[int | None, int | None], int]:
         return starts[line - 1] + len(lines[line - 1].encode()[:column].decode())
 
     return at
+
+
+def _span(at: Callable[[int | None, int | None], int], node: ast.expr | ast.stmt) -> tuple[int, int]:
+    return at(node.lineno, node.col_offset), at(node.end_lineno, node.end_col_offset)
 
 
 def imports(lines: set[str]) -> str:

@@ -30,7 +30,7 @@ class Source:
 
     name: of the class in the layout of the layer; forms: class -> layout it takes. The first one holds the
     computation. program: the statements. kernel_layout: what kernel.py is generated for. identity: what kernel.py has
-    to say that it is for.
+    to say that it is for. folds: whether there is ``fold``.
     """
 
     text: str
@@ -40,6 +40,12 @@ class Source:
     form: Form
     kernel_layout: str
     identity: str
+    folds: bool
+
+
+def escaped(text: str) -> str:
+    """A text as it has to stand in a docstring in triple quotes."""
+    return text.replace("\\", "\\\\").replace('"""', "'''")
 
 
 def class_name(name: str) -> str:
@@ -91,10 +97,9 @@ def layer_source(
         classes = {first: "btc", other: "nchw"}
     kernel_layout = "nchw" if form.name == "nchw" else "btc"
     identity = f"{digest} {kernel_layout}"
-    text = _Text(graph, form, made, classes, first, main, eps, groups, affine).write(
-        about, licence, digest, version, identity
-    )
-    return Source(text, main, classes, made, form, kernel_layout, identity)
+    written = _Text(graph, form, made, classes, first, main, eps, groups, affine)
+    text = written.write(about, licence, digest, version, identity)
+    return Source(text, main, classes, made, form, kernel_layout, identity, written.folds)
 
 
 class _Text:
@@ -116,7 +121,7 @@ class _Text:
 
 {self._glossary()}
 
-{textwrap.fill(about, 108)}
+{textwrap.fill(escaped(about), 108, break_long_words=False)}
 Written by evonas {version}; digest of the formula {digest}. Licence: {licence}, see LICENSE beside this file.
 """
 '''
@@ -169,6 +174,8 @@ _IDENTITY = "{identity}"
         lines = [f"\nclass {self.first}(nn.Module):", f'    """{self._summary()}', ""]
         lines += textwrap.indent(self._arguments(), "    ").splitlines()
         lines += ['    """', ""]
+        if self.folds:
+            lines += [f'    layout = "{self.classes[self.first]}"', ""]
         lines += textwrap.indent(self._constructor(), "    ").splitlines()
         lines += ["", "    def forward(self, x: Tensor) -> Tensor:"]
         if len(self.classes) == 1:
@@ -305,12 +312,13 @@ else:
         if len(self.classes) == 1:
             return f"\nLayer = {self.main}"
         other = next(n for n in self.classes if n != self.first)
+        layout = '    layout = "nchw"\n\n' if self.folds else ""
         return f'''
 
 class {other}({self.first}):
     """The same layer on tensors (batch, channels, height, width)."""
 
-    def forward(self, x: Tensor) -> Tensor:
+{layout}    def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4:
             raise ValueError(f"input of shape {{tuple(x.shape)}}, need (batch, channels, height, width)")
         y = self._layer(x.movedim(1, -1)).movedim(-1, 1)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import re
+import copy
 import textwrap
+from collections.abc import Mapping
+from typing import Any
 
-from evonas.export.copying import Copier, imports
+from evonas.errors import PluginError
+from evonas.export.copying import Copier, import_of, imports, literal
 from evonas.export.folding_text import FOLD
 from evonas.export.forms import form_named
-from evonas.export.layer_text import Source, class_name, factory
+from evonas.export.layer_text import Source, class_name, escaped, factory
 from evonas.export.statements import Program
 from evonas.layers.layer import Layer
 from evonas.layers.stateful.contract import StateContract
@@ -30,27 +33,44 @@ def stateful_source(
     Raises:
         PluginError: a class of a plug-in that uses more than torch, the standard library and its own module.
     """
+    import torch
+
     from evonas.layers.stateful.base import _HALF, StatefulLayer
 
     entry = stateful_entry(layer.stateful)
     cls, contract = entry.load(), entry.contract
-    known = {"StatefulLayer": StatefulLayer, "_HALF": _HALF}
-    copier = Copier(f"layer {layer.stateful}", known, ("contract", _buffers(contract)))
-    methods = [copier.method(StatefulLayer, name) for name in _METHODS]
-    copier.add(cls)
     # a candidate of a run or a part of an assembly has a number or a place for a name
     main = class_name(layer.stateful if "/" in layer.name else layer.name)
     classes = {f"{main}{_SUFFIX[layout]}": layout for layout in entry.formulas}
     first = next(name for name, layout in classes.items() if layout == layer.layout)
     folds = contract.affine_at_eval or cls.eval_affine is not StatefulLayer.eval_affine
-    names = sorted({*classes, cls.__name__, "Layer", "norm_act", *(["fold"] if folds else [])})
+    own = {*classes, "Layer", "norm_act", *(["fold"] if folds else [])}
+    taken = {name: object() for name in (*own, "_SHAPES", *(["_pads_with_zeros"] if folds else []))}
+    imported: dict[str, Any] = {
+        "Any": Any,
+        "Mapping": Mapping,
+        "torch": torch,
+        "Tensor": torch.Tensor,
+        "nn": torch.nn,
+    }
+    imported |= {"copy": copy} if folds else {}
+    taken |= {"StatefulLayer": StatefulLayer, "_HALF": _HALF, **imported}
+    copier = Copier(f"layer {layer.stateful}", cls, taken, ("contract", _buffers(contract)))
+    methods = [copier.method(StatefulLayer, name) for name in _METHODS]
+    copier.add(cls)
+    if contract.buffers and not copier.replaced:
+        raise PluginError(
+            f"layer {layer.stateful} cannot be exported: no class of it is written with contract = ...",
+            hint="assign the contract in the body of the class",
+        )
+    names = sorted({*own, cls.__name__})
     exported = textwrap.fill(", ".join(f'"{n}"' for n in names), 100, break_long_words=False)
-    needed = copier.made.imports | _IMPORTS | ({"import copy"} if folds else set())
+    needed = copier.imports | {line for one in imported.items() if (line := import_of(*one))}
     base = _BASE.replace("METHODS", textwrap.indent("\n".join(methods), "    ").rstrip("\n"))
     texts = [
         f"from __future__ import annotations\n\n{imports(needed)}\n\n__all__ = [{exported}]\n\n{_CONSTANTS}",
         base,
-        *copier.made.texts,
+        *copier.texts,
         *(_layout_class(name, cls.__name__, layout, eps, layer.affine) for name, layout in classes.items()),
         f"Layer = {first}\n",
         FOLD if folds else "",
@@ -60,7 +80,7 @@ def stateful_source(
     text = _head(layer, contract, about, licence, version, digest) + "\n" + body
     form = form_named(layer.layout)
     ordered = {first: layer.layout, **classes}
-    return Source(text, first, ordered, Program(), form, layer.layout, f"{digest} {layer.layout}")
+    return Source(text, first, ordered, Program(), form, layer.layout, f"{digest} {layer.layout}", folds)
 
 
 def _spaced(text: str) -> str:
@@ -81,7 +101,7 @@ What it does to one batch in its warm-up, followed by a weight and a bias per ch
 
 {chr(10).join(parts)}
 
-{textwrap.fill(about, 108)}
+{textwrap.fill(escaped(about), 108, break_long_words=False)}
 Written by evonas {version}. Licence: {licence}, see LICENSE beside this file.
 Digest: {digest}.
 """
@@ -89,23 +109,26 @@ Digest: {digest}.
 
 
 def _item(text: str) -> str:
-    text = text.replace("\\", "\\\\").replace('"""', "'''")
-    return textwrap.fill(text, 108, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(
+        escaped(text), 108, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _buffers(contract: StateContract) -> str:
     """The declaration that stands in the class in place of its contract."""
     rows = [
-        f"        {b.name!r}: ({b.shape!r}, {b.initial!r}, torch.{'int64' if b.counter else 'float32'}),"
+        f"        {b.name!r}: ({b.shape!r}, {literal(b.initial)}, torch.{'int64' if b.counter else 'float32'}),"
         for b in contract.buffers
     ]
-    return re.sub(
-        r"'", '"', "\n".join(["buffers_of = {  # name: shape, initial value, dtype", *rows, "    }"])
+    return "\n".join(["buffers_of = {  # name: shape, initial value, dtype", *rows, "    }"]).replace(
+        "'", '"'
     )
 
 
 def _layout_class(name: str, base: str, layout: str, eps: float, affine: bool) -> str:
-    given = "options" if affine else '{"affine": False, **options}'
+    fixed = f'layout="{layout}", **options'
+    if not affine:
+        fixed = f'**{{"layout": "{layout}", "affine": False, **options}}'
     return f'''
 class {name}({base}):
     """The layer on tensors {_SHAPES[layout]}."""
@@ -113,14 +136,9 @@ class {name}({base}):
     def __init__(self, num_features: int | tuple[int], eps: float = {eps!r}, **options: Any) -> None:
         if not isinstance(num_features, int):
             (num_features,) = num_features
-        super().__init__(num_features, eps=eps, **{{"layout": "{layout}", **{given}}})
-'''.replace('**{"layout": "' + layout + '", **options}', f'layout="{layout}", **options')
+        super().__init__(num_features, eps=eps, {fixed})
+'''
 
-
-_IMPORTS = {
-    "from typing import Any", "from collections.abc import Mapping", "import torch", "from torch import Tensor",
-    "from torch import nn",
-}  # fmt: skip
 
 _CONSTANTS = """_HALF = (torch.float16, torch.bfloat16)
 _SHAPES = {"btc": "(batch, tokens, channels)", "nchw": "(batch, channels, height, width)"}
@@ -159,7 +177,9 @@ class StatefulLayer(nn.Module):
     ) -> None:
         super().__init__()
         if channels < 1 or not 0 <= eps <= 1 or layout not in _SHAPES:
-            raise ValueError(f"{channels} channels, eps={eps}, layout {layout}: need 1 or more, 0 to 1, btc or nchw")
+            raise ValueError(
+                f"{channels} channels, eps={eps}, layout {layout}: need 1 or more, 0 to 1, btc or nchw"
+            )
         self.channels = self.num_features = channels
         self.layout, self.eps, self.apply_act = layout, eps, apply_act
         made: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -178,8 +198,12 @@ class StatefulLayer(nn.Module):
             raise ValueError(
                 f"input of shape {tuple(x.shape)}, the layer of {self.channels} channels needs {_SHAPES[self.layout]}"
             )
-        if mask is not None and mask.dtype != torch.bool:
-            raise ValueError(f"a mask in {mask.dtype}: it has to be bool, True where there is padding")
+        needed = x.shape[:2] if self.layout == "btc" else (x.shape[0], *x.shape[2:])
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != needed):
+            raise ValueError(
+                f"a mask {tuple(mask.shape)} in {mask.dtype}: it has to be {tuple(needed)} and bool, True where there "
+                "is padding"
+            )
         with torch.autocast(device_type=x.device.type, enabled=False):
             rows = self._rows(x.float() if x.dtype in _HALF else x)
             if not self.apply_act:

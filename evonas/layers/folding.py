@@ -179,6 +179,8 @@ def _folded(affine: Affine, linear: nn.Module, position: str) -> nn.Module:
     if position == "after":
         if rest is not None:
             raise UsageError(f"{rest} stands between the map and what could be folded into it")
+    elif rest is not None and isinstance(linear, nn.Conv1d):
+        raise UsageError(f"{rest} stays, and its channels are last, those of a Conv1d second")
     elif bool((shift != 0).any()) and _pads_with_zeros(linear):
         raise UsageError(
             f"the convolution after it pads with zeros (padding={getattr(linear, 'padding', 0)!r}), and its shift is "

@@ -208,34 +208,30 @@ def find_run(spec: str, root: str | os.PathLike[str] = "runs") -> RunDirectory:
     """
     if (Path(spec) / "run.json").is_file():
         return RunDirectory.open(spec)
-    runs = list_runs(root)
-    names = [p.name for p in runs]
-    if not runs and not Path(spec).is_dir():
-        raise UsageError(f"no run {spec!r}: {root} holds no runs", hint="evonas search --space norm_act")
-    if spec == "latest":
-        return RunDirectory.open(runs[-1])
-    if spec in names:
-        return RunDirectory.open(runs[names.index(spec)])
-    fits = [p for p in runs if spec and (p.name.startswith(spec) or p.name.split("-")[-1].startswith(spec))]
+    runs = {p.name: p for p in list_runs(root)}
+    if spec == "latest" and runs:
+        return RunDirectory.open(list(runs.values())[-1])
+    if spec in runs:
+        return RunDirectory.open(runs[spec])
+    fits = [name for name in runs if spec and (name.startswith(spec) or name.split("-")[-1].startswith(spec))]
     if len(fits) == 1:
-        return RunDirectory.open(fits[0])
+        return RunDirectory.open(runs[fits[0]])
     if fits:
         raise UsageError(
-            f"{spec!r} fits {len(fits)} runs: {', '.join(p.name for p in fits[-5:])}",
-            hint="type more of the name",
+            f"{spec!r} fits {len(fits)} runs: {', '.join(fits[-5:])}", hint="type more of the name"
         )
-    inside = [p for p in list_runs(spec) if spec] if spec and Path(spec).is_dir() else []
+    inside = list_runs(spec) if spec else []
     if inside:
         raise UsageError(
             f"{spec} is no run but a folder of runs", hint=f"name one of them, such as {inside[-1]}"
         )
-    near = difflib.get_close_matches(spec, names, n=3, cutoff=0.4)
-    hint = (
-        f"did you mean {' or '.join(near)}?"
-        if near
-        else f"there are {', '.join(names[-3:])}; see evonas status"
+    if not runs:
+        raise UsageError(f"no run {spec!r}: {root} holds no runs", hint="evonas search --space norm_act")
+    near = difflib.get_close_matches(spec, runs, n=3, cutoff=0.4)
+    hint = f"there are {', '.join(list(runs)[-3:])}; see evonas status"
+    raise UsageError(
+        f"no run {spec!r} in {root}", hint=f"did you mean {' or '.join(near)}?" if near else hint
     )
-    raise UsageError(f"no run {spec!r} in {root}", hint=hint)
 
 
 def _created(path: Path) -> str:

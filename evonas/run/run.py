@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
@@ -65,8 +66,11 @@ class Run:
             text = (self.path / "command.txt").read_text(encoding="utf-8").strip()
         except OSError:
             return None
-        program, _, rest = text.partition(" ")
-        return (f"evonas {rest}" if program.rpartition("/")[2] == "evonas" else text) or None
+        try:
+            program, *rest = shlex.split(text) or [""]
+        except ValueError:  # cut off within quotes
+            return text
+        return (shlex.join(["evonas", *rest]) if program.rpartition("/")[2] == "evonas" else text) or None
 
     @property
     def status(self) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from evonas.swapping.building import build_affine, build_layer
-from evonas.swapping.functions import pass_function
-from evonas.swapping.modules import SharedActivation, keep_called, mark_activated, marks
+from evonas.swapping.functions import Mark, mark_of
+from evonas.swapping.modules import SharedActivation, keep_called
 from evonas.swapping.nested import turn_off
 from evonas.swapping.planning import Step
 from evonas.swapping.recognise import Norm
@@ -30,12 +30,9 @@ def build(steps: Sequence[Step], trace: Trace, *, carry: bool, backend: str,
         if step.layer is None or step.how is None:
             continue
         new = build_layer(step.layer, site, step.how, carry=carry, backend=backend, options=options)
-        if marks(site.module):
-            new.register_forward_hook(mark_activated)
-        if site.kind == "norm_act" and (
-            site.function or pass_function in site.module._forward_hooks.values()
-        ):
-            new.register_forward_hook(pass_function)
+        mark = mark_of(site.module)  # of a swap before this one
+        if site.function or mark is not None:
+            new.register_forward_hook(mark or Mark(site.path, function=True))
         if site.kind == "norm_act" and site.act is not None:
             behind.setdefault(site.act, []).append((step, new))
         if site.kind == "norm" and isinstance(site.part, Norm) and site.part.act:
@@ -50,8 +47,8 @@ def build(steps: Sequence[Step], trace: Trace, *, carry: bool, backend: str,
             made.append((act, nn.Identity().train(act.training)))
             continue
         made.append((act, SharedActivation(act).train(act.training)))
-        for _, new in layers:
-            new.register_forward_hook(mark_activated)
+        for step, new in layers:
+            new.register_forward_hook(Mark(step.site.path, function=False))
     return made
 
 

@@ -9,9 +9,10 @@ from torch import fx, nn
 
 from evonas.swapping.functions import is_activation
 from evonas.swapping.recognise import Act, Norm
-from evonas.swapping.trace import DROPOUTS, OUTPUT, Call, Trace, drops
+from evonas.swapping.trace import DROPOUTS, OUTPUT, Call, Trace
 
-_SAME = ("contiguous", "clone", "detach", "to", "float", "half", *DROPOUTS)
+#: Give their input back, or a copy of it.
+_SAME = ("contiguous", "clone", "detach", "to", "type_as", "float", "half")
 
 
 class _Tracer(fx.Tracer):
@@ -48,21 +49,21 @@ def trace_with_fx(model: nn.Module, parts: Mapping[nn.Module, Norm | Act]) -> Tr
         if module is not None and module not in parts and given and _passes(module):
             values[node] = given[0]
             if not isinstance(module, nn.Identity):
-                trace.dropped.add(given[0])
+                trace.between.setdefault(given[0], "a dropout")
             continue
-        if node.op in ("call_method", "call_function") and _name(node.target) in _SAME and given:
+        name = _name(node.target)
+        if node.op in ("call_method", "call_function") and name in (*_SAME, *DROPOUTS) and given:
             values[node] = given[0]
-            if _name(node.target) in DROPOUTS and drops(node.args, node.kwargs):
-                trace.dropped.add(given[0])
+            trace.between.setdefault(given[0], "a dropout" if name in DROPOUTS else f"{name}()")
             continue
         made = len(values) + len(trace.makers) + 1
         values[node] = made
         known = module if module is not None and module in parts else None
         for value in given:
-            trace.consume(value, known or _name(node.target))
+            trace.consume(value, known or name)
             if node.op == "call_method" or is_activation(node.target):
                 trace.activated.add(value)
-        trace.makers[made] = known or _name(node.target)
+        trace.makers[made] = known or name
         if known is not None and given:
             axis = parts[known].axis
             shape = None

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from evonas.errors import UsageError
+from evonas.swapping.functions import is_marked, passed
 
-#: Attribute of a tensor that a layer in place of norm and activation has made.
-_ACTIVATED = "_evonas_activated"
 VIEWS = ("length", "vector", "flat", "last")
 
 
@@ -81,7 +80,7 @@ class Viewed(nn.Module):
 class SharedActivation(nn.Module):
     """An activation module that a model calls at several places, some of them behind a layer that contains it.
 
-    What such a layer has just made (``mark_activated``) passes through, everything else is activated.
+    What such a layer has just made (``functions.Mark``) passes through, everything else is activated.
     """
 
     def __init__(self, act: nn.Module) -> None:
@@ -89,21 +88,10 @@ class SharedActivation(nn.Module):
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        if getattr(x, _ACTIVATED, False) is True:
-            setattr(x, _ACTIVATED, False)  # once: torch.compile knows no delattr
-            return x
+        if is_marked(x):
+            return passed(x, getattr(self.act, "inplace", False))
         out: Tensor = self.act(x)
         return out
-
-
-def mark_activated(module: nn.Module, args: object, output: Tensor) -> None:
-    """Forward hook of a layer whose activation is part of a ``SharedActivation``."""
-    setattr(output, _ACTIVATED, True)
-
-
-def marks(module: nn.Module) -> bool:
-    """Whether ``mark_activated`` is a hook of the module."""
-    return mark_activated in module._forward_hooks.values()
 
 
 def keep_called(module: nn.Module, args: object, output: Tensor) -> None:

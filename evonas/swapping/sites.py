@@ -103,8 +103,9 @@ def _norm_site(paths: Mapping[nn.Module, str], module: nn.Module, part: Norm, tr
     if use is None:
         return Site("norm", path, module, part, calls)
     several = len(trace.calls.get(use, ())) > len(calls)
-    if several and any(call.made in trace.dropped for call in calls):
-        reason = "has a dropout between norm and activation, and the activation is used elsewhere too"
+    between = next((trace.between[call.made] for call in calls if call.made in trace.between), "")
+    if several and between:
+        reason = f"has {between} between norm and activation, and the activation is used elsewhere too"
     return Site("norm_act", path, module, part, calls, use, paths[use], reason)
 
 
@@ -127,9 +128,9 @@ def _use(
     if functions:
         name = functions[0]
         if name in FUNCTIONS and len(consumers) == 1 and call.made in trace.activated:
-            if call.made not in trace.dropped:
+            if call.made not in trace.between:
                 return _Function(name)
-            return f"has a dropout between norm and the function {name}"
+            return f"has {trace.between[call.made]} between norm and the function {name}"
         return (
             f"its activation is in the code of the model, with {name}, and is neither a module nor one function: it "
             f"would be applied again"

@@ -165,15 +165,7 @@ def _layers(layer: Any, what: str | None) -> dict[str | None, Layer]:
 
 
 def _candidate(layer: Any) -> Layer | AssembledLayer:
-    if isinstance(layer, tuple):
-        return evonas.layer(layer)
-    try:
-        return resolve_candidate(layer)
-    except (TypeError, AttributeError):
-        raise UsageError(
-            f"cannot make a layer of a {type(layer).__name__}",
-            hint="give a name, a formula, a file, (run, candidate), or a mapping",
-        ) from None
+    return evonas.layer(layer) if isinstance(layer, tuple) else resolve_candidate(layer)
 
 
 def _single(layer: Any) -> Layer:

@@ -42,7 +42,9 @@ class Call:
 
 @dataclass
 class Trace:
-    """calls: in order, by module. consumers, makers: by value. dropped: values that went through a dropout.
+    """calls: in order, by module. consumers, makers: by value. between: values that went through something that gave
+    them back as they are and will not always, such as a dropout or ``to(dtype)``, and its name. activated: values that
+    a function activates.
 
     images: whether the model was given a tensor of four axes. any_dims: it may be given vectors in tensors of another
     number of axes than it was. how: in words, for the report.
@@ -52,7 +54,7 @@ class Trace:
     calls: dict[nn.Module, list[Call]] = field(default_factory=dict)
     consumers: dict[int, list[Consumer]] = field(default_factory=dict)
     makers: dict[int, Consumer] = field(default_factory=dict)
-    dropped: set[int] = field(default_factory=set)
+    between: dict[int, str] = field(default_factory=dict)
     activated: set[int] = field(default_factory=set)
     images: bool = False
     any_dims: bool = False
@@ -196,38 +198,35 @@ class _Recorder(TorchDispatchMode):
         return hook
 
     def drop(self, module: Any, args: Any, out: Any) -> None:
-        """Forward hook of dropouts, modules or functions, which do nothing in evaluation."""
+        """Forward hook of dropouts, which do nothing in evaluation; functions are seen by ``call``."""
         if self._depth == 0 and isinstance(out, Tensor):
-            self.trace.dropped.add(self.value(out))
+            self.trace.between.setdefault(self.value(out), "a dropout")
 
-    def activate(self, x: Any) -> None:
-        """Before an activation that is a function."""
-        if self._depth == 0 and isinstance(x, Tensor):
-            self.trace.activated.add(self.value(x))
+    def call(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Call a function of torch."""
+        given = args[0] if args else kwargs.get("input")
+        if self._depth or not isinstance(given, Tensor):
+            return func(*args, **kwargs)
+        value = self.value(given)
+        if is_activation(func):
+            self.trace.activated.add(value)
+        out = func(*args, **kwargs)
+        if isinstance(out, Tensor) and self.value(out) == value:  # nothing was done to it
+            name = getattr(func, "__name__", str(func))
+            self.trace.between.setdefault(value, "a dropout" if name in DROPOUTS else f"{name}()")
+        return out
 
 
 class _Functions(TorchFunctionMode):
-    """Sees dropouts that are functions, which do nothing in evaluation, so that no operation is dispatched; and
-    activations that are functions, whatever operations they are made of."""
+    """Sees functions where nothing is dispatched, such as dropouts in evaluation and casts to the dtype that is there;
+    and activations that are functions, whatever operations they are made of."""
 
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
         self._recorder = recorder
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if is_activation(func):
-            self._recorder.activate(args[0] if args else kwargs.get("input"))
-        out = func(*args, **kwargs)
-        if getattr(func, "__name__", "") in DROPOUTS and drops(args, kwargs):
-            self._recorder.drop(func, args, out)
-        return out
-
-
-def drops(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a dropout called with these would do something in training: its rate is not 0."""
-    rate = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
-    return not isinstance(rate, int | float) or rate > 0
+        return self._recorder.call(func, args, kwargs or {})
 
 
 _Read = tuple[int | None, int, Sequence[int]]

@@ -72,6 +72,17 @@ def test_the_card_has_the_scores_of_the_run(best: Path) -> None:
     assert "groups of index sets with c/g in its trainings: at most 4" in text
 
 
+def test_the_card_says_whose_hyper_parameters_these_are(
+    best: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """They are not in the log but in the code."""
+    words = "The run was made by evonas 0.1.0, whose values may have been others."
+    assert (words in (best / "card.md").read_text()) is (evonas.__version__ != "0.1.0")
+    monkeypatch.setattr(evonas, "__version__", "99.0")
+    text = (evonas.export(GOLDEN, out=tmp_path / "b").path / "card.md").read_text()
+    assert f"The table is that of evonas 99.0, which wrote this card. {words}" in text
+
+
 def test_the_card_has_the_sensitivity_where_it_was_measured(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

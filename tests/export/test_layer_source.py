@@ -115,7 +115,10 @@ def test_names_say_what_values_are() -> None:
     assert "layer_std = " in text
 
 
-@pytest.mark.parametrize("formula", ["bn_relu", "evonorm_s0", "derf", "log(x) * mean[w,h,c/g](1)"])
+@pytest.mark.parametrize(
+    "formula",
+    ["bn_relu", "evonorm_s0", "derf", "log(x) * mean[w,h,c/g](1)", "v1 * x - v0"],
+)
 def test_the_text_is_in_style(formula: str, tmp_path: Path) -> None:
     path = tmp_path / "layer.py"
     path.write_text(write(formula, "nchw").text)
@@ -127,6 +130,16 @@ def test_the_text_is_in_style(formula: str, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
     tree = ast.parse(path.read_text())
     assert all(ast.get_docstring(n) for n in tree.body if isinstance(n, ast.ClassDef))
+
+
+def test_words_cannot_end_the_docstring() -> None:
+    layer = evonas.layer("relu")
+    words = 'a "quoted" \\xi' + '"""'
+    text = layer_source(
+        layer.graph, layer.name, "nchw", eps=1e-5, groups=4, about=words, licence="Apache-2.0",
+        digest=layer.digest, version="0",
+    ).text  # fmt: skip
+    assert "a \"quoted\" \\xi'''" in str(ast.get_docstring(ast.parse(text)))
 
 
 def test_class_names() -> None:

@@ -168,8 +168,11 @@ def test_the_contracts_of_timm_and_layer_norm(bundle: Bundle) -> None:
     assert list(plain.state_dict()) == ["weight", "bias"]
     with pytest.raises(ValueError, match="needs"):
         made(torch.randn(2, 7, 3, 3))
-    with pytest.raises(ValueError, match="has to be bool"):
-        written.Layer(8)(torch.randn(2, 5, 8), torch.zeros(2, 5))
+    for shape, dtype in (((2, 5), torch.float32), ((5, 2), torch.bool), ((2, 1), torch.bool)):
+        with pytest.raises(ValueError, match=r"has to be \(2, 5\) and bool"):
+            written.Layer(8)(torch.randn(2, 5, 8), torch.zeros(shape, dtype=dtype))
+    with pytest.raises(ValueError, match=r"has to be \(2, 3, 3\) and bool"):
+        made(x, torch.zeros(2, 9, dtype=torch.bool))
 
 
 def test_evonas_reads_it_back(bundle: Bundle) -> None:

@@ -23,6 +23,7 @@ from evonas.run.candidates import candidate_table, write_candidates
 from evonas.run.directory import RunDirectory, find_run, list_runs
 from evonas.run.environment import git_state
 from evonas.run.log import EventLog, read_events
+from evonas.run.run import Run
 
 CONFIG = {"space": "norm_act", "search": {"workers": 2, "seed": 7, "share": 0.05, "note": None}}
 
@@ -137,6 +138,44 @@ def test_runs_are_found_by_any_reasonable_name(tmp_path: Path) -> None:
         find_run(runs[0].name.replace("aa11", "aa99"), tmp_path)
     with pytest.raises(UsageError, match="holds no runs"):
         find_run("latest", tmp_path / "elsewhere")
+
+
+def test_folders_that_are_called_like_what_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("latest", "abc"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(UsageError, match="runs holds no runs"):
+            find_run(name)
+    run = new_run(tmp_path / "runs")
+    assert find_run("latest").path.name == run.path.name
+    with pytest.raises(UsageError, match="no run 'abc' in runs") as raised:
+        find_run("abc")
+    assert run.id in str(raised.value.hint)
+    with pytest.raises(UsageError, match="runs is no run but a folder of runs"):
+        find_run("runs", "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        (["/opt/my env/bin/evonas", "search", "--set", "a='b c'"], ["evonas", "search", "--set", "a='b c'"]),
+        (["evonas"], ["evonas"]),
+        (["python", "script with spaces.py"], ["python", "script with spaces.py"]),
+    ],
+)
+def test_the_command_as_it_can_be_typed(tmp_path: Path, typed: list[str], shown: list[str]) -> None:
+    command = Run(new_run(tmp_path, command=typed)).command
+    assert command is not None
+    assert shlex.split(command) == shown
+
+
+def test_a_command_that_is_cut_off_or_not_there(tmp_path: Path) -> None:
+    run = new_run(tmp_path)
+    assert Run(run).command is None
+    (run.path / "command.txt").write_text("/bin/evonas search --set 'a")
+    assert Run(run).command == "/bin/evonas search --set 'a"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"id": "x", "status": "created", "schema_version": 1}'])

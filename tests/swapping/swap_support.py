@@ -22,6 +22,11 @@ def numbers(report: evonas.SwapReport) -> tuple[int, int, int]:
     return count["layers"], count["affine"], count["left"]
 
 
+def plain(x: Tensor) -> Tensor:
+    """What a layer has made, without its mark."""
+    return x.as_subclass(Tensor)
+
+
 def new_modules(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, GraphLayer | ChannelAffine)]
 
