@@ -24,7 +24,7 @@ _SMALL_STEPS = {"replace": 2.0, "insert": 1.0, "remove": 0.5, "rewire": 0.5}
 PROFILES: Mapping[str, Mapping[str, Any]] = {
     "norm_act_lm": {
         "search.baselines": LANGUAGE_BASELINES,
-        "search.max_time_s": 960.0,
+        "search.max_time_s": 1080.0,
         "search.candidates": 300,
         "space.mutation_weights": _SMALL_STEPS,
         "strategy.window": 30,
@@ -34,7 +34,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
         "rerank.control_top": 1,
         "rerank.seeds": 2,
         "rerank.budget": 1.0,
-        "rerank.time_share": 0.56,
+        "rerank.time_share": 0.6,
         "rerank.lr_factors": (0.5, 1.0, 2.0),
         "rerank.sweep_budget": 0.4,
         "rerank.data_shares": (0.1,),
