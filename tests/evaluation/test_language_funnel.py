@@ -87,15 +87,7 @@ def test_the_tokenizer_brings_its_quality_threshold():
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
-@pytest.mark.parametrize(
-    "file",
-    [
-        pytest.param("language_proxies", marks=pytest.mark.xfail(
-            strict=False, reason="recorded with a hurdle of 1.3, which is 1.4 since",
-        )),
-        "language_proxies_soft",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("file", ["language_proxies", "language_proxies_soft"])
 def test_the_recorded_table_is_of_the_scale_as_it_is(file):
     report = json.loads((RESULTS / f"{file}.json").read_text("utf-8"))
     for name, recorded in report["proxies"].items():
