@@ -38,7 +38,7 @@ def test_a_command_is_timed_and_a_failure_ends_the_way(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     timing = script("time_first_steps")
-    done = timing.run("echo first; echo last", tmp_path, {"PATH": "/usr/bin:/bin"})
+    done = timing.run("echo first; sleep 0.1; echo last", tmp_path, {"PATH": "/usr/bin:/bin"})
     assert done["said"] == ["last"]
     assert done["cpu_seconds"] >= 0
     assert 0 < done["seconds"] < 60
