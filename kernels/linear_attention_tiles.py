@@ -76,13 +76,13 @@ def attention_tile(inner: int, outer: int, dtype: str, device: Device) -> Tile:
     """Of ``attend`` with ``inner`` features and ``outer`` columns."""
     if dtype == "float32":  # three products of TF32, each of whose operands takes registers of its own
         return Tile(16, 32, 8, 1, features=64)
-    if dtype == "float16":
-        masked = inner != padded(inner) or outer != padded(outer)  # masks take registers too
+    masked = inner != padded(inner) or outer != padded(outer)  # masks take registers too
+    if dtype == "float16" or (device.wgmma and masked):
         return Tile(32, min(padded(outer), 32), 8 if masked else 4, 2)
     if device.wgmma:
         return Tile(64, min(padded(outer), 64), 4, 2)
-    masked = padded(inner) > 64 and (inner != padded(inner) or outer % 64 != 0)
-    return Tile(32, min(padded(outer), 32 if masked else 64), 4, 2)
+    narrow = masked and padded(inner) > 64
+    return Tile(32, min(padded(outer), 32 if narrow else 64), 4, 2)
 
 
 def pair_tile(inner: int, outer: int, dtype: str, device: Device) -> Tile | None:
