@@ -78,7 +78,7 @@ def attention_tile(inner: int, outer: int, dtype: str, device: Device) -> Tile:
         return Tile(16, 32, 8, 1, features=64)
     masked = inner != padded(inner) or outer != padded(outer)  # masks take registers too
     if dtype == "float16" or (device.wgmma and masked):
-        return Tile(32, min(padded(outer), 32), 8 if masked else 4, 2)
+        return Tile(32, min(padded(outer), 32), 8 if masked or not device.wgmma else 4, 2)
     if device.wgmma:
         return Tile(64, min(padded(outer), 64), 4, 2)
     narrow = masked and padded(inner) > 64
