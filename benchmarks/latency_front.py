@@ -3,8 +3,8 @@
     python benchmarks/latency_front.py [--minutes 25] [--json]
     python benchmarks/latency_front.py --run RUN --json      # of a run that is there
 
-The space of images, one network, one slot, no control and no re-ranking: accuracy is that of one training each, on
-validation images. On a CPU the latency is the roofline model of the generated kernels; the document says which it was.
+The search of ``make search`` with one network, one slot, no control and no re-ranking: accuracy is that of one training
+each, on validation images. On a CPU the latency is the roofline model of the generated kernels; the document says which it was.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import evonas
+from evonas.run._toml import tomllib
 
-SETTINGS: dict[str, Any] = {
-    "search": {
-        "objectives": ["accuracy", "latency"],
-        "candidates": 300,
-        "seed": 0,
-        "control": "none",
-        "baselines": ["bn_relu", "gn_silu", "gn_relu", "evonorm_b0", "evonorm_s0", "relu"],
-    },
-    "space": {"mutation_weights": {"replace": 2.0, "insert": 1.0, "remove": 0.5, "rewire": 0.5}},
-    "strategy": {"window": 30, "initial": 2},
-    "evaluation": {"proxies": ["mobilenet"], "scale": "tiny"},
-    "rerank": {"seeds": 0},
-}
+
+def settings(minutes: float) -> dict[str, Any]:
+    """Those of ``make search``, by dotted key, with what is said above."""
+    file = Path(__file__).parents[1] / "examples" / "search.toml"
+    tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    return {f"{table}.{key}": value for table, keys in tables.items() for key, value in keys.items()} | {
+        "search.objectives": ["accuracy", "latency"],
+        "search.candidates": 300,
+        "search.control": "none",
+        "search.max_time_s": 60 * minutes,
+        "evaluation.proxies": ["mobilenet"],
+        "rerank.seeds": 0,
+    }
 
 
 def report(run: evonas.Run) -> dict[str, Any]:
@@ -59,9 +60,8 @@ def main() -> None:
     if given.run is not None:
         found = report(evonas.Run(given.run))
     else:
-        settings = {**SETTINGS, "search": {**SETTINGS["search"], "max_time_s": 60 * given.minutes}}
         with tempfile.TemporaryDirectory() as folder:
-            found = report(evonas.search("norm_act", out=folder, settings=settings, workers=1))
+            found = report(evonas.search("norm_act", out=folder, settings=settings(given.minutes), workers=1))
     if given.json:
         print(json.dumps(found, indent=2))
     else:

@@ -40,10 +40,23 @@ def language_ranking(root: Path) -> str | None:
              *(_bits(*row["per_proxy"][p]) for p in run.proxies), str(row["n"]), difference]
         )  # fmt: skip
     head = ["layer", "arm", "formula", "mean", *run.proxies, "n", f"against {best}"]
+    sessions = _sessions(run)
+    several = "s" if len(sessions) > 1 else ""
     return (
         table(head, cells)
-        + "\nBits per byte, lower is better; mean ± standard deviation over n fresh seeds.\n"
+        + "\nBits per byte, lower is better; mean ± standard deviation over n fresh seeds. The run took "
+        f"{sum(sessions) / 60:.1f} minutes in {len(sessions)} session{several} with two slots.\n"
     )
+
+
+def _sessions(run: Any) -> list[float]:
+    """Seconds from the first to the last event of each session."""
+    times: list[list[int]] = []
+    for event in run.events():
+        if event.kind in ("run_started", "resumed"):
+            times.append([])
+        times[-1].append(event.ts)
+    return [(one[-1] - one[0]) / 1e6 for one in times]
 
 
 @block

@@ -60,7 +60,8 @@ class Driver:
         self.max_time_s = max_time_s
         self.rerank_share = rerank_share
         self.started = time.monotonic()
-        self._baselines_s: float | None = None
+        #: when the last baseline was sent out, 0 in a session that began behind it
+        self._baselines_s = 0.0
         self.interrupts = 0
         self._held: list[Event] = []
         self._works = False
@@ -187,6 +188,8 @@ class Driver:
     def _due(self) -> str | None:
         """The stop that the clock or the user asks for now and that is not logged yet."""
         conductor = self.conductor
+        if conductor.phase == "baselines":
+            self._baselines_s = self.elapsed
         if self.interrupts and conductor.stopping != "interrupt":
             return "interrupt"
         if not self.max_time_s or conductor.stopping in ("interrupt", "rerank"):
@@ -208,8 +211,6 @@ class Driver:
         share = self.rerank_share * self.max_time_s
         if not share or self.conductor.phase == "baselines":
             return share
-        if self._baselines_s is None:
-            self._baselines_s = self.elapsed
         needed = self.conductor.rerank_seconds() / max(1, self.backend.capacity)
         return max(share, min(needed, _RERANK_AT_MOST * (self.max_time_s - self._baselines_s)))
 

@@ -51,19 +51,21 @@ def layer_of(name: str):
 def test_images_are_learned_as_they_were(name):
     """Losses, accuracy and gradient norms of eight steps, up to what another processor's sums may differ by.
 
-    Two steps stay close; then a network under batch norm makes one unit in the last place a matter of per cents.
+    The resnet, under batch norm, makes one unit in the last place a matter of per cents after two steps; of the rest of
+    its numbers there is nothing to be held, and the next test has its bits.
     """
     proxy, make = proxies.get(name), layer_of(name)
     trainer = proxies.Trainer(proxy, make, seed=5)
     verdict = proxies.quality_test(trainer, steps=8)
-    assert trainer.losses[:2] == pytest.approx(RECORDED[name]["losses"][:2], rel=1e-4)
-    assert trainer.losses[2:] == pytest.approx(RECORDED[name]["losses"][2:], rel=0.12)
-    assert verdict.accuracy == pytest.approx(RECORDED[name]["accuracy"], abs=0.1)  # near chance
+    steady = 2 if name == "resnet" else 8
+    assert trainer.losses[:steady] == pytest.approx(RECORDED[name]["losses"][:steady], rel=1e-4)
+    if name != "resnet":
+        assert verdict.accuracy == pytest.approx(RECORDED[name]["accuracy"], abs=0.01)
     assert verdict.needed == RECORDED[name]["needed"]
     assert list(verdict.evidence()) == ["accuracy", "needed", "steps", "diverged_at", "last_loss"]
     stable = proxies.stability_test(proxy, make, seed=5, steps=2)
-    assert stable.norms[0] == pytest.approx(RECORDED[name]["norms"][0], rel=1e-3)
-    assert stable.norms[1:] == pytest.approx(RECORDED[name]["norms"][1:], rel=0.3)
+    steady = 1 if name == "resnet" else 3
+    assert stable.norms[:steady] == pytest.approx(RECORDED[name]["norms"][:steady], rel=1e-3)
 
 
 @pytest.mark.parametrize("name", RECORDED)

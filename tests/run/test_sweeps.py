@@ -161,8 +161,7 @@ def test_the_re_ranking_is_given_the_time_that_it_needs(tmp_path: Path) -> None:
 
     assert kept(2 * conductor.rerank_seconds(), 0.2) == conductor.rerank_seconds()
     assert kept(2 * conductor.rerank_seconds(), 0.6) == 1.2 * conductor.rerank_seconds()
-    searched = kept(conductor.rerank_seconds(), 0.2)  # a part of the time always
-    assert searched == pytest.approx(0.7 * conductor.rerank_seconds(), rel=0.001)
+    assert kept(conductor.rerank_seconds(), 0.2) == 0.7 * conductor.rerank_seconds()  # something is searched
     assert kept(100.0, 0.0) == kept(0.0, 0.5) == 0
 
 
