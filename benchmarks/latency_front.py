@@ -4,7 +4,8 @@
     python benchmarks/latency_front.py --run RUN --json      # of a run that is there
 
 The search of ``make search`` with one network, one slot, no control and no re-ranking: accuracy is that of one training
-each, on validation images. On a CPU the latency is the roofline model of the generated kernels; the document says which it was.
+each, on validation images. On a CPU the latency is the roofline model of the generated kernels; the
+document says which it was.
 """
 
 from __future__ import annotations
