@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from evonas.kernels.emit import KernelText, Store, Work, apply_kernel
 from evonas.kernels.ir import Axes
 from evonas.kernels.lowering import passes
-from evonas.kernels.plan import HEAVIEST, HEAVY, WEIGHTS
+from evonas.kernels.planner import HEAVIEST, HEAVY, WEIGHTS
 from evonas.kernels.programs import LayerSpec, Program, Total
 from evonas.kernels.tiling import Tiling
 

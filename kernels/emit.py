@@ -29,7 +29,8 @@ class Work:
     tensors: buffer -> value, of full size. statistics: of lower rank. totals: vector gradients whose sums reach
     beyond a program; they go to the rows of the buffer ``partial``. known: values that earlier kernels left in buffers.
     channels: axes of the vectors. again: whether tensors are made again after each level of reductions, from what was
-    loaded, rather than held in registers while the reductions run.
+    loaded, rather than held in registers while the reductions run. passing: in a kernel that leaves partial statistics,
+    values within one block of its sweep that are stored on the way; it writes the tensors so, too.
     """
 
     ir: IR
@@ -40,6 +41,7 @@ class Work:
     known: Mapping[int, str] = field(default_factory=dict)
     summed: bool = False
     again: bool = False
+    passing: Sequence[Store] = ()
 
     @property
     def roots(self) -> list[int]:
@@ -90,7 +92,7 @@ class Kernel:
             counted.append(("chunk", out.number("chunks")))
         starts: dict[str, str] = {}
         for a in tiling.spread:
-            if tiling.block(a) == 1:
+            if a not in tiling.tile:
                 counted.append((a, out.size(a)))
                 starts[a] = a
             elif tiling.blocks(a) > 1 or a not in tiling.exact:
@@ -235,7 +237,7 @@ class Kernel:
         for a in tiling.spread:
             if a not in over:
                 continue
-            if tiling.block(a) == 1:
+            if a not in tiling.tile:
                 row = f"({row}) * {out.size(a)} + {a}" if row else a
             elif tiling.blocks(a) > 1 or a not in tiling.exact:
                 row = (
@@ -348,11 +350,18 @@ class _Partial(Kernel):
     def work_is_partial(self) -> bool:
         return True
 
+    def store_passing(self) -> None:
+        """What is complete within a block."""
+        self.store_tensors()
+        for store in self.work.passing:
+            self.out.store(store.name, store.value, self.ir[store.value].varies)
+
     def write(self) -> None:
         self.frame()
         values = [s.value for s in self.work.statistics]
         first, last = self.limits(self.tiling.swept[0], "split_steps", "split")
-        sweeps.sweep(self, values, (first, last))
+        also = [*self.work.tensors.values(), *(s.value for s in self.work.passing)]
+        sweeps.sweep(self, values, (first, last), also, self.store_passing)
         out = self.out
         slot = 0
         for i in values:

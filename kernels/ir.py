@@ -87,6 +87,10 @@ class IR:
         low, high = bounds(op, args, [(self[a].low, self[a].high) for a in args])
         return self._enter(Value(op, args, "", 0.0, over, union - over, reads, low, high))
 
+    def existing(self, op: str, args: tuple[int, ...], over: Axes = NOWHERE) -> int | None:
+        """Exactly this operation, if it was made before."""
+        return self._memo.get((op, args, "", 0.0, over))
+
     def _enter(self, value: Value) -> int:
         key = (value.op, value.args, value.name, value.constant, value.over)
         i = self._memo.get(key)

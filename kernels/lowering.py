@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from evonas.kernels.axes import dim_sizes
-from evonas.kernels.plan import Plan, plan, sweeps
+from evonas.kernels.plan import Plan, sweeps
+from evonas.kernels.planner import plan
 from evonas.kernels.programs import LayerSpec, Passes, build
 from evonas.kernels.tiling import LIMITS, Limits
 

@@ -8,7 +8,7 @@ product with the constant zero is zero, also where the other factor would not be
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from evonas.kernels.ir import IR, NOWHERE, Axes
 
@@ -178,6 +178,9 @@ _RULES: dict[str, Callable[..., int | None]] = {
 def simplify_mean(ir: IR, a: int, over: Axes) -> int:
     """The mean of ``a`` over axes all of which it varies over, invariants pulled out."""
     value = ir[a]
+    there = ir.existing("mean", (a,), over)
+    if there is not None:
+        return there
     if value.op == "neg":
         return ir.apply("neg", ir.mean(value.args[0], over))
     if value.op in ("add", "sub"):
@@ -188,6 +191,7 @@ def simplify_mean(ir: IR, a: int, over: Axes) -> int:
         centred = _squared_deviation(ir, a, over)
         if centred is not None:
             return _variance(ir, centred, over)
+    if value.op in ("mul", "div"):
         return _mean_of_product(ir, a, over)
     if value.op == "mean" and not ir.split_means:
         return ir.mean(value.args[0], over | value.over)
@@ -214,31 +218,49 @@ def _variance(ir: IR, z: int, over: Axes) -> int:
 
 
 def _mean_of_product(ir: IR, a: int, over: Axes) -> int:
-    outside: list[int] = []
-    weights: list[int] = []
-    inside: list[int] = []
-    parts = list(ir.factors(a))
-    inner = NOWHERE.union(*(ir[f].varies for f in parts)) & over
-    for f in parts:
-        varies = ir[f].varies & over
-        (outside if not varies else inside).append(f)
+    """The mean of a product or quotient: what does not vary is pulled out, and where means may be split, factors that
+    vary over fewer of the axes than the rest weigh partial means."""
+    inner = ir[a].varies & over
+    parts = list(_factors(ir, a, inner))
+    outside = [part for part in parts if not ir[part[0]].varies & over]
+    inside = [part for part in parts if ir[part[0]].varies & over]
     if ir.split_means:
-        # factors that vary over fewer of the axes than the rest weigh partial means
-        narrow = [f for f in inside if ir[f].varies & over != inner]
-        wide = [f for f in inside if ir[f].varies & over == inner]
-        if narrow and wide:
-            kept = NOWHERE.union(*(ir[f].varies for f in narrow)) & over
-            if kept != inner:
-                weights, inside = narrow, wide
-    if weights:
-        kept = NOWHERE.union(*(ir[f].varies for f in weights)) & over
-        partial = ir.mean(_product(ir, inside), inner - kept)
-        found = ir.mean(_product(ir, [*weights, partial]), kept)
-    elif outside:
-        found = ir.mean(_product(ir, inside), over)
-    else:
+        narrow = [f for f, below in inside if not below and ir[f].varies & over != inner]
+        kept = NOWHERE.union(*(ir[f].varies for f in narrow)) & over
+        wide = [part for part in inside if part[0] not in narrow]
+        if narrow and wide and kept != inner:
+            partial = ir.mean(_quotient(ir, wide), inner - kept)
+            found = ir.mean(_product(ir, [*narrow, partial]), kept)
+            return ir.apply("mul", _quotient(ir, outside), found) if outside else found
+    if not outside:
         return ir.raw("mean", (a,), over)
-    return ir.apply("mul", _product(ir, outside), found) if outside else found
+    return ir.apply("mul", _quotient(ir, outside), ir.mean(_quotient(ir, inside), over))
+
+
+def _factors(ir: IR, a: int, inner: Axes) -> Iterator[tuple[int, bool]]:
+    """Factors of a value that varies over the axes ``inner``, and whether each is a denominator.
+
+    A quotient is taken apart only if that sets something free that varies less than it does: by itself it may be
+    wanted elsewhere, too.
+    """
+    for f in ir.factors(a):
+        if ir[f].op == "div":
+            above, under = ir[f].args
+            parts = list(_factors(ir, above, inner))
+            if any(ir[p].op != "const" and ir[p].varies & inner != inner for p, _ in parts):
+                yield from parts
+                yield under, True
+                continue
+        yield f, False
+
+
+def _quotient(ir: IR, parts: Sequence[tuple[int, bool]]) -> int:
+    """Factors put together again."""
+    above = [f for f, below in parts if not below]
+    result = _product(ir, above) if above else ir.constant(1.0)
+    for f in (f for f, below in parts if below):
+        result = ir.apply("div", result, f)
+    return result
 
 
 def _product(ir: IR, factors: list[int]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from evonas.kernels.ir import Axes
@@ -20,8 +20,16 @@ def open_sweep(kernel: Kernel, targets: Sequence[int], limits: tuple[str, str] |
         kernel.open_loop(a, first, last)
 
 
-def sweep(kernel: Kernel, reductions: Sequence[int], limits: tuple[str, str] | None = None) -> None:
+def sweep(
+    kernel: Kernel,
+    reductions: Sequence[int],
+    limits: tuple[str, str] | None = None,
+    also: Sequence[int] = (),
+    in_block: Callable[[], None] | None = None,
+) -> None:
     """One sweep over the domain that finds reductions of one level.
+
+    also: values that are made in each block beside them, in_block: what is then done with these.
 
     Means are summed lane by lane; variances (with their means) block by block, each block in two passes, blocks
     merged by the formula of Chan, Golub and LeVeque (1983). With limits, results stay partial: the mean, and for a
@@ -44,9 +52,11 @@ def sweep(kernel: Kernel, reductions: Sequence[int], limits: tuple[str, str] | N
             out.line(f"{name} = {out.zeros(ir[i].varies)}")
         out.line(f"{names[2]} = 0.0")
         state[i] = names
-    arguments = list(dict.fromkeys(ir[i].args[0] for i in [*means, *variances.values()]))
+    arguments = list(dict.fromkeys([*(ir[i].args[0] for i in [*means, *variances.values()]), *also]))
     open_sweep(kernel, arguments, limits)
     out.define(arguments)
+    if in_block is not None:
+        in_block()
     for i in means:
         a = ir[i].args[0]
         axes = out.tile_axes(ir[i].over)

@@ -21,7 +21,8 @@ class Limits:
     the adjoints alive). fill: elements that a tile is filled up to with further rows. sweep: elements of a swept block.
     splits: partial results that one merge adds up at most. small: elements of a domain up to which one program is
     enough for it, however few there are. registers: of 32 bits that all programs of a processor share; 0 if the
-    compiler takes no limit and has plenty (AMD).
+    compiler takes no limit and has plenty (AMD). launch: elements that are read while a kernel starts, which weigh
+    against sweeps.
     """
 
     processors: int = 132
@@ -34,6 +35,7 @@ class Limits:
     cooperative: bool = False
     warps: int = 32
     registers: int = 1 << 16
+    launch: int = 1 << 21
 
     def thread_registers(self, warps: int) -> int:
         """Registers that a thread of a program may have, if the program has a processor to itself; 0 for no limit."""
@@ -71,6 +73,7 @@ class Tiling:
     programs walks along, ``steps`` blocks each, adding up vector gradients. blocked: axes outside of the domain
     that are cut into tiles; whatever is not resident, swept, looped or blocked has one program per coordinate. splits:
     programs that share the outermost swept axis, ``split_steps`` blocks each (statistics kernels only).
+    idle: axes that nothing in the kernel varies over.
     team: an axis of the domain that ``members`` programs share, one block each; they exchange their parts of each
     reduction in the middle of the kernel, so all of them have to run at once.
     """
@@ -88,6 +91,7 @@ class Tiling:
     warps: int
     team: str | None = None
     members: int = 1
+    idle: frozenset[str] = frozenset()
 
     def block(self, axis: str) -> int:
         """Elements of the axis in one tile."""
@@ -105,7 +109,7 @@ class Tiling:
     @property
     def spread(self) -> tuple[str, ...]:
         """Axes outside of the domain that programs are counted along, outermost first; ``loop`` is not among them."""
-        inside = {*self.resident, *self.swept, self.loop, self.team}
+        inside = {*self.resident, *self.swept, *self.idle, self.loop, self.team}
         return tuple(a for a in self.axes if a not in inside)
 
     @property
@@ -130,11 +134,13 @@ def resident_tiling(
     *,
     backward: bool,
     totals: bool,
+    idle: Axes = frozenset(),
     limits: Limits = LIMITS,
 ) -> Tiling | None:
     """A tile that holds the whole domain, or None if it is too large.
 
-    channels: axes of the vectors. totals: whether vector gradients are summed over what is outside of the domain.
+    channels: axes of the vectors. totals: whether vector gradients are summed over what is outside of the domain. idle:
+    axes that nothing varies over.
     """
     blocks = {a: power_of_two(sizes[a]) for a in axes if a in domain}
     if prod(blocks.values()) > (limits.resident_backward if backward else limits.resident_forward):
@@ -145,8 +151,8 @@ def resident_tiling(
         # few programs leave few rows of vector gradients to add up, but every processor should have one
         share = power_of_two(prod(sizes.values()) // limits.processors + 1) // 2
         most = min(4 * limits.fill, max(limits.fill // 4, share))
-    _fill(blocks, sizes, [a for a in reversed(axes) if a not in domain], most)
-    return _finish(axes, sizes, blocks, [a for a in axes if a in domain], [], loop, limits)
+    _fill(blocks, sizes, [a for a in reversed(axes) if a not in domain | idle], most)
+    return _finish(axes, sizes, blocks, [a for a in axes if a in domain], [], loop, limits, idle=idle)
 
 
 def swept_tiling(
@@ -158,9 +164,10 @@ def swept_tiling(
     *,
     totals: bool = False,
     split: bool = False,
+    idle: Axes = frozenset(),
     limits: Limits = LIMITS,
 ) -> Tiling | None:
-    """A tiling that sweeps outer axes of the domain, or None if some reduction forbids it.
+    """A tiling that sweeps outer axes of the domain, or None if some reduction forbids it. split, idle: see ``Tiling``.
 
     sets: the axes of each reduction in the kernel. Each must hold all swept axes or none of them: then it is summed
     up by the sweeps, or found within one tile.
@@ -173,7 +180,7 @@ def swept_tiling(
             fits = prod(power_of_two(sizes[a]) for a in resident) <= most
             if fits and all(not s & set(swept) or s >= set(swept) for s in told):
                 loop = _loop_axis(axes, sizes, domain, channels) if totals else None
-                return _sweep(axes, sizes, swept, resident, loop, split, limits)
+                return _sweep(axes, sizes, swept, resident, loop, split, idle, limits)
     return None
 
 
@@ -233,15 +240,16 @@ def _sweep(
     resident: list[str],
     loop: str | None,
     split: bool,
+    idle: Axes,
     limits: Limits,
 ) -> Tiling:
     blocks = {a: power_of_two(sizes[a]) for a in resident}
     inner = axes[-1]
-    if inner not in swept and inner not in resident and inner != loop:
+    if inner not in (*swept, *resident, *idle, loop):
         # neighbours in memory have to lie in one tile, or every load takes a cache line for one number
         blocks[inner] = min(power_of_two(sizes[inner]), 64)
     _fill(blocks, sizes, list(reversed(swept)), limits.fill if split else limits.sweep)
-    return _finish(axes, sizes, blocks, resident, swept, loop, limits, split)
+    return _finish(axes, sizes, blocks, resident, swept, loop, limits, split, idle)
 
 
 def _loop_axis(axes: tuple[str, ...], sizes: Mapping[str, int], domain: Axes, channels: Axes) -> str | None:
@@ -266,6 +274,7 @@ def _finish(
     loop: str | None,
     limits: Limits,
     split: bool = False,
+    idle: Axes = frozenset(),
 ) -> Tiling:
     tile = {a: blocks[a] for a in axes if blocks.get(a, 1) > 1} or {axes[-1]: 1}
     elements = prod(tile.values())
@@ -275,7 +284,7 @@ def _finish(
     def count(a: str) -> int:
         return -(-sizes[a] // tile.get(a, 1))
 
-    others = prod(count(a) for a in axes if a not in resident and a not in swept and a != loop)
+    others = prod(count(a) for a in axes if a not in (*resident, *swept, *idle, loop))
     wanted = limits.processors * max(1, 16 // limits.warps_for(elements))
     if loop is not None:
         # not one program more than run at once: a second wave of a few would cost as much as the first
@@ -296,4 +305,5 @@ def _finish(
         splits,
         split_steps,
         warps,
+        idle=idle,
     )

@@ -304,7 +304,8 @@ class Writer:
         value = self.ir[i]
         name = self.fresh(f"{value.op}_{''.join(a for a in self.tiling.axes if a in value.over)}")
         if not self.tile_axes(value.over):  # axes of size one
-            self.line(f"{name} = {self.get(value.args[0])[0] if value.op == 'mean' else '0.0'}")
+            same = self.get(value.args[0])[0] if value.op == "mean" else self.zeros(value.varies)
+            self.line(f"{name} = {same}")
         elif value.op == "mean":
             total = self.total(value.args[0], value.over)
             self.line(f"{name} = {self.divided(total, value.over, exact=self.of_input(i))}")

@@ -9,7 +9,7 @@ import pytest
 from evonas.kernels.axes import dim_sizes, merge_axes
 from evonas.kernels.lowering import passes, plans
 from evonas.kernels.module_text import module_text
-from evonas.kernels.plan import Plan
+from evonas.kernels.plan import Plan, sweeps
 from evonas.kernels.programs import LayerSpec
 from evonas.kernels.tiling import LIMITS
 from evonas.primitives.registry import define as define_primitive
@@ -107,6 +107,45 @@ def test_statistics_of_statistics_are_found_apart() -> None:
     # a launch costs more than a sweep over a small tensor
     small = plans(LayerSpec(formula), (128, 16, 32, 32), 16, replace(LIMITS, resident_backward=1024))
     assert len(small.backward.launches) <= 3
+
+
+def test_a_sweep_for_statistics_writes_what_is_ready() -> None:
+    """dx needs no statistic, the gradients of v0 and v1 need a sum over everything: one sweep sees to both."""
+    both = plans(LayerSpec("rms[w,h,c](max(v1, v0)) * x"), (128, 256, 32, 32), 32)
+    first, *others = both.backward.launches
+    assert (first.kernel.name, first.kernel.writes["dx"]) == ("statistics", 1)
+    assert not {"x", "dy", "dx"} & {b for launch in others for b in launch.tensors}
+    assert sweeps(both.backward) == 3
+    assert {"dv0", "dv1", "dweight", "dbias"} <= set(both.backward.buffers)
+
+
+def test_a_sweep_for_statistics_finds_those_of_its_blocks() -> None:
+    for formula in ("std[b,w,h](mean[w,h](x) + x)", "std[b,w,h](log(x)) / rms[w,h](tanh(log(x)))"):
+        forward = plans(LayerSpec(formula), (128, 256, 32, 32), 32).forward
+        assert names(forward) == ["statistics", "merge", "forward"]
+        assert "passing0_0" in forward.buffers
+        assert sweeps(forward) == 2, formula
+
+
+def test_what_only_tensors_need_is_left_to_the_kernel_that_writes_them() -> None:
+    """The sums of dy over positions are all that is needed of it, the mean over positions of x can wait for x."""
+    backward = plans(
+        LayerSpec("mean[w,h,c/g](rms[w,h,c](v0) / max(rms[w,h](x), x))"), (128, 256, 32, 32), 32
+    ).backward
+    assert [launch.kernel.name for launch in backward.launches if "x" in launch.tensors] == ["backward"]
+    assert sweeps(backward) == 3
+
+
+def test_quotients_are_taken_apart_in_means() -> None:
+    """What varies less than the rest is no reason to go through a tensor again."""
+    program = passes(LayerSpec("mean[w,h](rms[w,h](x) / max(v0, tanh(x)))"), True)
+    ir = program.forward.ir
+    found = [ir[ir[i].args[0]].op for i in ir.reductions(program.forward.roots)]
+    assert "div" not in found
+    # a quotient of two tensors stays what it is
+    program = passes(LayerSpec("mean[w,h,c/g](v0 * (tanh(x) / max(v0, x)))"), True)
+    ir = program.forward.ir
+    assert "div" in {ir[i].op for i in ir.reachable(program.forward.roots)}
 
 
 def test_the_variance_of_a_sum_with_an_invariant_is_a_variance() -> None:

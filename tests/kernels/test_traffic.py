@@ -177,11 +177,11 @@ def test_large_domains_are_held_by_programs_together(counting: ModuleType) -> No
 
 
 def test_statistics_apart_save_sweeps_where_no_programs_wait(counting: ModuleType) -> None:
-    """What needs x beside a statistic over a large domain has to read x again; most other layers need not."""
+    """What needs x beside a statistic over a large domain has to read x again, as a batch norm does; no other has."""
     large = [graph for graph in nested_layers() if domain_elements(graph) > FITS]
     moved = {g: counting.moved(str(g), "nchw", IMAGES, groups=GROUPS) for g in large}
-    again = [g for g, (f, b) in moved.items() if f.tensors > 2 or b.tensors > 3]
-    assert len(again) <= 8, [str(g) for g in again]
+    again = {str(g): (f.tensors, b.tensors) for g, (f, b) in moved.items() if f.tensors > 2 or b.tensors > 3}
+    assert again == {"max(log(std[b,w,h](x)), x)": (3, 5), "(rms[w,h,c](x / 0) + x) / max(v1, v0)": (3, 4)}
 
 
 def test_every_nested_layer_is_one_sweep_per_level_at_most(counting: ModuleType) -> None:

@@ -49,12 +49,12 @@ def to_tokens(formula: str) -> str:
 
 def limits(r: random.Random) -> Limits:
     """Limits so small that sweeps, splits, loops and merges happen on small tensors, and tensors are made again that
-    few registers cannot hold; or the real ones."""
+    few registers cannot hold, launches cost little, so that statistics have kernels of their own; or the real ones."""
     if r.random() < 0.6:
         return LIMITS
     return Limits(
         r.choice([1, 2, 20]), r.choice([8, 32, 128]), r.choice([8, 32, 128]), r.choice([8, 32, 64]),
-        r.choice([16, 64]), r.choice([2, 4, 8]), r.choice([0, 64]), registers=r.choice([1 << 16, 32]),
+        r.choice([16, 64]), r.choice([2, 4, 8]), r.choice([0, 64]), registers=r.choice([1 << 16, 32]), launch=r.choice([0, 1, 1 << 21]),
     )  # fmt: skip
 
 
@@ -109,6 +109,37 @@ def test_a_gradient_that_varies_less_than_the_channels_that_are_swept() -> None:
     one = {"spec": spec, "shape": (3, 8, 1, 7), "groups": 4, "seed": 1, "limits": narrow}
     check = run(one)
     assert check.strict, describe(one, check)
+
+
+@pytest.mark.parametrize(
+    ("formula", "shape", "groups", "some"),
+    [
+        # the mean inside the variance is a product, and partial ones are merged
+        ("x / std[b,w,h](v1 * x)", (16, 4, 4, 4), 4, Limits(fill=32, small=0)),
+        # one position: no deviation, for each row of channels
+        ("rms[w,h,c/g](std[w,h](x))", (2, 8, 1, 1), 4, LIMITS),
+        # tiles of one element
+        ("v0 * erf(x)", (1, 5, 7, 1), 5, Limits(20, 8, 32, 8, 16, 8, 0)),
+        # statistics of blocks, tensors and what only they need, in one sweep
+        ("std[b,w,h](mean[w,h](x) + x)", (8, 4, 3, 5), 2, Limits(2, 32, 32, 32, 32, 4, 0, launch=0)),
+        ("std[b,w,h](log(x)) / rms[w,h](tanh(log(x)))", (8, 4, 3, 5), 2, Limits(2, 32, 32, 32, 32, 4, 0, launch=0)),
+        ("rms[w,h,c](max(v1, v0)) * x", (4, 8, 3, 5), 2, Limits(2, 32, 32, 32, 32, 4, 0, launch=0)),
+        ("mean[w,h,c/g](rms[w,h,c](v0) / max(rms[w,h](x), x))", (4, 8, 3, 5), 2, Limits(2, 32, 32, 32, 32, 4, 0, launch=0)),
+        ("max(rms[w,h,c](rms[w,h,c/g](x) * v0), sigmoid(v0))", (4, 8, 3, 5), 2, Limits(2, 32, 32, 32, 32, 4, 0, launch=0)),
+        ("mean[w,h,c/g](mean[b,w,h](max(x, x)))", (2, 12, 1, 1), 2, Limits(20, 128, 32, 32, 64, 2, 0, launch=0)),
+    ],
+)  # fmt: skip
+def test_schedules(formula: str, shape: tuple[int, ...], groups: int, some: Limits) -> None:
+    for memory in ("contiguous", "channels_last"):
+        one = {
+            "spec": LayerSpec(formula, "nchw", memory),
+            "shape": shape,
+            "groups": groups,
+            "seed": 1,
+            "limits": some,
+        }
+        check = run(one)
+        assert check.strict, describe(one, check)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
