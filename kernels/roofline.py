@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from evonas.kernels.offline import CompileReport
-from evonas.kernels.plan import Launch, Plan
+from evonas.kernels.plan import TENSORS, Launch, Plan
 from evonas.kernels.spec import parse_target
 from evonas.kernels.traffic import traffic
 
@@ -46,7 +46,7 @@ def pass_cost(plan: Plan, reports: Sequence[CompileReport]) -> PassCost:
     wide = [
         any(bits >= WIDE for bits in report.counts.total.loads)
         for launch, report in pairs
-        if report.counts is not None and launch.tiling is not None
+        if report.counts is not None and _reads_tensors(launch)
     ]
     return PassCost(
         sum(instructions for instructions, _ in executed),
@@ -58,6 +58,11 @@ def pass_cost(plan: Plan, reports: Sequence[CompileReport]) -> PassCost:
         sum(r.cpu_seconds for r in reports),
         len(reports),
     )
+
+
+def _reads_tensors(launch: Launch) -> bool:
+    buffers = dict(zip(launch.kernel.pointers, launch.tensors, strict=True))
+    return any(buffers[pointer] in TENSORS for pointer in launch.kernel.reads)
 
 
 def executed_per_element(plan: Plan, launch: Launch, report: CompileReport) -> tuple[float, float]:

@@ -54,7 +54,8 @@ def limits(r: random.Random) -> Limits:
         return LIMITS
     return Limits(
         r.choice([1, 2, 20]), r.choice([8, 32, 128]), r.choice([8, 32, 128]), r.choice([8, 32, 64]),
-        r.choice([16, 64]), r.choice([2, 4, 8]), r.choice([0, 64]), registers=r.choice([1 << 16, 32]), launch=r.choice([0, 1 << 21]),
+        r.choice([16, 64]), r.choice([2, 4, 8]), r.choice([0, 64]), registers=r.choice([1 << 16, 32]),
+        launch=r.choice([0, 1 << 21]),
     )  # fmt: skip
 
 
