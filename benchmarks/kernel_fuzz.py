@@ -4,7 +4,7 @@
 
 The cases are those of ``tests/kernels/interpreted/test_fuzz.py``: random graphs of the sampler, layouts, odd shapes,
 groups, memory orders and limits so small that sweeps, splits and merges happen, outputs and all gradients. Every graph
-ends in one class: within 1e-5 of float64; within eight times the error that eager float32 makes itself, because the
+ends in one class: within 1e-5 of float64; within eight times the error that rounding to float32 makes, because the
 layer cancels digits; further off. Outputs that float32 cannot hold are not judged and counted apart.
 """
 
@@ -58,7 +58,7 @@ def fuzz(graphs: int, first: int, seconds: float | None) -> dict[str, Any]:
         "graphs": tried,
         "first_seed": first,
         "within_1e-5": strict,
-        "within_eager_float32": len(rough),
+        "within_rounding": len(rough),
         "disagree": failed,
         "overflow": overflow,
         "cancel": rough,
@@ -86,7 +86,7 @@ def main() -> None:
         print(json.dumps(result, indent=2))
         return
     agree = (
-        f"{result['within_1e-5']} within 1e-5, {result['within_eager_float32']} as far off as eager float32"
+        f"{result['within_1e-5']} within 1e-5, {result['within_rounding']} as far off as rounding explains"
     )
     wrong = f"{len(result['disagree'])} disagree, {len(result['overflow'])} overflow"
     print(f"{result['graphs']} graphs: {agree}, {wrong}")
