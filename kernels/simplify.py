@@ -58,6 +58,12 @@ def _sub(ir: IR, a: int, b: int) -> int | None:
     minus = _negated(ir, b)
     if minus is not None:
         return ir.apply("add", a, minus)
+    if ir[a].op == ir[b].op == "add":
+        # (c + p) - (c + q), as the mean of a sum leaves it: digits that c takes are lost for nothing
+        for p, c in (ir[a].args, ir[a].args[::-1]):
+            for q, d in (ir[b].args, ir[b].args[::-1]):
+                if c == d:
+                    return ir.apply("sub", p, q)
     return _tanh(ir, a) if ir.is_constant(b, 1.0) else None
 
 

@@ -325,17 +325,15 @@ def kernel_fuzz(root: Path) -> str | None:
     report = results(root, "kernel_fuzz")
     if report is None:
         return None
-    row = [str(report[name]) for name in ("graphs", "within_1e-5", "within_rounding")]
-    row += [str(len(report["disagree"])), str(len(report["overflow"]))]
-    head = f"Triton {report['versions']['triton']}, torch {report['versions']['torch']}, float32.\n\n"
-    columns = [
-        "random layers",
-        "within 1e-5",
-        "as far off as rounding explains",
-        "further off",
-        "beyond float32",
+    rows = [
+        [one["limits"]]
+        + [f"{one[name]:,}" for name in ("graphs", "within_1e-5", "within_rounding")]
+        + [str(len(one[name])) for name in ("disagree", "overflow")]
+        for one in report["sets"]
     ]
-    return head + table(columns, [row])
+    head = f"Triton {report['versions']['triton']}, torch {report['versions']['torch']}, float32.\n\n"
+    off = ["within 1e-5", "as far off as rounding explains", "further off", "beyond float32"]
+    return head + table(["limits", "random layers", *off], rows)
 
 
 @block

@@ -47,20 +47,21 @@ def to_tokens(formula: str) -> str:
     )
 
 
-def limits(r: random.Random) -> Limits:
-    """Limits so small that sweeps, splits, loops and merges happen on small tensors, and tensors are made again that
-    few registers cannot hold, launches cost little, so that statistics have kernels of their own; or the real ones."""
-    if r.random() < 0.6:
+def limits(r: random.Random, small: bool = False) -> Limits:
+    """Limits so small that sweeps, splits, loops and merges happen on small tensors, tensors are made again that few
+    registers cannot hold, and launches cost nothing, so that statistics have kernels of their own; or the real ones,
+    unless they must be ``small``."""
+    if not small and r.random() < 0.6:
         return LIMITS
     return Limits(
         r.choice([1, 2, 20]), r.choice([8, 32, 128]), r.choice([8, 32, 128]), r.choice([8, 32, 64]),
         r.choice([16, 64]), r.choice([2, 4, 8]), r.choice([0, 64]), registers=r.choice([1 << 16, 32]),
-        launch=r.choice([0, 1 << 21]),
+        launch=0 if small else r.choice([0, 1 << 21]),
     )  # fmt: skip
 
 
-def case(formula: str, seed: int) -> dict[str, Any]:
-    """A layout, shape, memory order and options for a formula, drawn from a seed."""
+def case(formula: str, seed: int, small: bool = False) -> dict[str, Any]:
+    """A layout, shape, memory order, options and limits for a formula, drawn from a seed."""
     r = random.Random(seed)
     channels, groups = r.choice([(8, 4), (6, 3), (4, 1), (5, 5), (12, 2), (1, 1)])
     if r.random() < 0.3:
@@ -70,7 +71,7 @@ def case(formula: str, seed: int) -> dict[str, Any]:
         memory = r.choice(["contiguous", "channels_last"])
         spec = LayerSpec(formula, "nchw", memory, affine=r.random() < 0.8, residual=r.random() < 0.2)
         shape = (r.randint(1, 4), channels, r.choice([1, 3, 5]), r.choice([1, 2, 4, 7]))
-    return {"spec": spec, "shape": shape, "groups": groups, "seed": seed, "limits": limits(r)}
+    return {"spec": spec, "shape": shape, "groups": groups, "seed": seed, "limits": limits(r, small)}
 
 
 def run(one: dict[str, Any], **options: Any) -> Check:
