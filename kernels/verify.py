@@ -126,7 +126,8 @@ def _shaken(value: Tensor, random: torch.Generator) -> Tensor:
 
 
 class _Shaken(ArrayOps):
-    """Results, and the gradients that arrive at them, are shaken."""
+    """Results, and the gradients that arrive at them, are shaken; so is what moments are taken of, as a mean that is
+    rounded moves all differences from it."""
 
     def __init__(self, xp: Any, layout: Layout, random: torch.Generator, *, eps: float) -> None:
         super().__init__(xp, layout, eps=eps)
@@ -136,6 +137,8 @@ class _Shaken(ArrayOps):
         exact = super().function(op, index)
 
         def shaken(*args: Tensor) -> Tensor:
+            if index is not None:
+                args = tuple(_shaken(a, self.random) for a in args)
             result = _shaken(exact(*args), self.random)
             if result.requires_grad:
                 result.register_hook(lambda g: _shaken(g, self.random))
