@@ -20,7 +20,7 @@ LANGUAGE_BASELINES = (
 _SMALL_STEPS = {"replace": 2.0, "insert": 1.0, "remove": 0.5, "rewire": 0.5}
 
 #: per space: dotted key -> value. Sized so that ``evonas search --space NAME --workers 2`` ends within twenty
-#: minutes on two cores.
+#: minutes on two cores, twenty-five for four networks.
 PROFILES: Mapping[str, Mapping[str, Any]] = {
     "norm_act_lm": {
         "search.baselines": LANGUAGE_BASELINES,
@@ -46,7 +46,14 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
             "dyt+silu",
             "x * sigmoid(v1 * x) / std[c/g](x)",
         ),
+        "search.max_time_s": 1500.0,
+        "search.candidates": 300,
         "space.mutation_weights": _SMALL_STEPS,
+        "rerank.top": 3,
+        "rerank.control_top": 1,
+        "rerank.seeds": 2,
+        "rerank.budget": 1.0,
+        "rerank.time_share": 0.5,
         "evaluation.proxies": ("mobilenet", "resnet", "transformer", "transnormer"),
     },
 }
