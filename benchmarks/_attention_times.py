@@ -29,6 +29,9 @@ SHAPES = (
     (8, 16, 2048, 64),
     *((65536 // tokens, 16, tokens, 128) for tokens in (1024, 2048, 4096, 8192, 16384, 32768, 65536)),
 )
+#: Microseconds to be reached on an H200, in bfloat16, by shape: half to two thirds of what the traffic of
+#: flash-linear-attention's kernels alone takes at 4.3 TB/s (about 620 and 2,100 us).
+TARGETS_US = {(4, 64, 4096, 128): {"forward": 400.0, "backward": 1000.0}}
 LAYERS = 24  # the decay is that of the first of them, in the paper's form
 AGREEMENT = 4e-2  # of the largest value, in bfloat16
 
@@ -112,7 +115,7 @@ def measure(
         sizes = Heads(batch, heads, tokens, size, size)
         times: Any = time_steps(steps, clock, rounds)  # type: ignore[arg-type]
         bytes_, flops = least_bytes(sizes), least_flops(sizes)
-        row = {"shape": [batch, heads, tokens, size], "left_out": left_out, "times": {}}
+        row: dict[str, Any] = {"shape": [batch, heads, tokens, size], "left_out": left_out, "times": {}}
         for name, both in times.items():
             row["times"][name] = {
                 which: {
@@ -123,6 +126,12 @@ def measure(
                     "flops_per_s": flops[which] / one.median,
                 }
                 for which, one in zip(("forward", "backward"), both, strict=True)
+            }
+        targets = TARGETS_US.get((batch, heads, tokens, size))
+        if targets is not None:
+            ours = row["times"]["evonas"]
+            row["targets"] = {
+                which: {"us": most, "reached": ours[which]["us"] <= most} for which, most in targets.items()
             }
         rows.append(row)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

@@ -41,7 +41,8 @@ def check(name: str, layer: str | None, kind: str, seeds: int, steps: int) -> di
     last = [n for n in slopes if n.split(".")[-1] in OUTPUTS]
     furthest = max(slopes, key=lambda n: abs(slopes[n]))
     return {
-        "proxy": name, "parametrization": kind, "widths": widths, "modules": len(slopes),
+        "proxy": name, "parametrization": kind, "widths": widths, "seeds": seeds, "steps": steps,
+        "modules": len(slopes),
         "not_finite": len(found.slopes) - len(slopes), "output": slopes[last[-1]] if last else None,
         "furthest": furthest, "furthest_slope": slopes[furthest],
         "median": sorted(slopes.values())[len(slopes) // 2], "seconds": time.perf_counter() - started,

@@ -10,7 +10,7 @@ whose reductions do not nest has no sweeping kernel, and its large tensors none 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evonas.kernels.emit import KernelText, Store, Work, apply_kernel
 from evonas.kernels.ir import Axes
@@ -95,6 +95,7 @@ def any_size(spec: LayerSpec) -> AnySizeLayer:
 
 
 def _pass(program: Program, known: dict[int, str], spec: LayerSpec, backward: bool) -> AnySizePass:
+    program = replace(program, ir=program.ir.copy())  # it is shared, and values are added
     axes, ir = program.axes.names, program.ir
     channels = program.axes.of(("g", "k"))
     statistics = [Store(name, value) for name, value in program.statistics.items()]

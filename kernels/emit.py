@@ -150,8 +150,12 @@ class Kernel:
     # hoisting
 
     def hoist(self, roots: Iterable[int], inner: set[str]) -> None:
-        """Define, in this scope, whatever the roots need that does not vary along the loops still to be opened."""
+        """Define, in this scope, whatever the roots need that does not vary along the loops still to be opened.
+
+        Reductions over what a team shares are left to its exchanges, in the loop.
+        """
         out, ir, known = self.out, self.ir, self.out.known
+        apart = inner | {self.tiling.team} if self.tiling.team else inner
         fixed: dict[int, bool] = {}
         needed = ir.reachable(roots, known)
         for i in needed:
@@ -160,7 +164,7 @@ class Kernel:
                 fixed[i] = True
             elif i in known or value.op in ("leaf", "const"):
                 fixed[i] = not value.varies & inner
-            elif value.op in REDUCTIONS and value.over & inner:
+            elif value.op in REDUCTIONS and value.over & apart:
                 fixed[i] = False
             else:
                 fixed[i] = not value.varies & inner and all(fixed[a] for a in value.args)

@@ -121,6 +121,17 @@ class IR:
         stops = frozenset(stop)
         return [i for i in self.reachable(roots, stops) if self[i].op in REDUCTIONS and i not in stops]
 
+    def centres(self, reductions: Iterable[int]) -> set[int]:
+        """The means inside variances, which are found with these; not those that are known to be constant."""
+        inside = {self[i].args[1] for i in reductions if self[i].op == "var"}
+        return {i for i in inside if self[i].op != "const"}
+
+    def copy(self) -> IR:
+        """Another table with the same values, to which more can be added."""
+        made = IR(split_means=self.split_means)
+        made.values, made._memo = list(self.values), dict(self._memo)
+        return made
+
     def levels(
         self, roots: Iterable[int], stop: Iterable[int] = (), over: Iterable[str] | None = None
     ) -> dict[int, int]:

@@ -51,7 +51,7 @@ def idle_axes(work: Work, known: Iterable[int], axes: Iterable[str]) -> Axes:
 
 def narrowest(program: Program, known: Mapping[int, str], sizes: Mapping[str, int]) -> Axes:
     """The narrowest axes of a whole reduction of the lowest level: of those that the tensors need, or else the vector
-    gradients. None if there is no such reduction."""
+    gradients. No axes if there is no such reduction."""
     ir, rank = program.ir, len(program.axes.names)
     for roots in (list(program.tensors.values()), [t.value for t in program.totals]):
         level = ir.levels(roots, known)
@@ -117,8 +117,7 @@ def next_peel(
 
     group = _alike(ir, lowest, max((ir[i].over for i in lowest), key=size))
     if apart:
-        inside = {ir[i].args[1] for i in level if ir[i].op == "var"}
-        high = [i for i in whole(ir, work.roots, known, len(axes)) - inside if level[i] > 1]
+        high = [i for i in whole(ir, work.roots, known, len(axes)) - ir.centres(level) if level[i] > 1]
         for i in sorted(high, key=lambda i: (-level[i], size(ir[i].over), i)):
             if tiling_of([i]) is not None:
                 group = [i]
@@ -137,8 +136,8 @@ def next_peel(
 def _alike(ir: IR, reductions: Iterable[int], over: Axes) -> list[int]:
     """Those over these axes, without means that are found with a variance."""
     found = [i for i in reductions if ir[i].over == over]
-    inside = {ir[i].args[1] for i in found if ir[i].op == "var"}
-    return [i for i in found if i not in inside]
+    centres = ir.centres(found)
+    return [i for i in found if i not in centres]
 
 
 def _on_the_way(
@@ -158,6 +157,5 @@ def _on_the_way(
     rest = [v for name, v in work.tensors.items() if name not in tensors]
     rest += [s.value for s in work.statistics] + [t.value for t in work.totals]
     left = whole(ir, rest, [*known, *group], rank)
-    inside = {ir[i].args[1] for i in left if ir[i].op == "var"}
-    passing = tuple(i for i in sorted(left | inside) if at_hand([i]))
+    passing = tuple(i for i in sorted(left | (ir.centres(left) - set(known))) if at_hand([i]))
     return passing, tensors

@@ -15,7 +15,7 @@ from evonas.kernels.axes import CHANNELS
 from evonas.kernels.emit import KernelText, Store, Work, apply_kernel, partial_kernel
 from evonas.kernels.ir import Axes
 from evonas.kernels.merge import merge_kernel
-from evonas.kernels.peeling import Peel, by_parts, idle_axes, narrowest, next_peel
+from evonas.kernels.peeling import Peel, by_parts, idle_axes, narrowest, next_peel, tensor_leaves
 from evonas.kernels.plan import Buffer, Launch, Plan, sweeps
 from evonas.kernels.pressure import tensors_held
 from evonas.kernels.programs import Program, Total
@@ -98,8 +98,9 @@ class _Planner:
         known: Mapping[int, str],
         limits: Limits,
     ) -> None:
-        self.program = program
-        self.ir = program.ir
+        # plans add values, and programs are shared
+        self.program = replace(program, ir=program.ir.copy())
+        self.ir = self.program.ir
         self.axes = program.axes.names
         self.sizes = {a: sizes[a] for a in self.axes}
         self.channels = program.axes.of(CHANNELS)
@@ -134,7 +135,8 @@ class _Planner:
         work = Work(ir, self.channels, program.tensors, statistics, totals, self.known, self.summed)
         while work.roots:
             tiling = self._single(work)
-            more = apart and ir.reductions(work.roots, self.known)
+            read = work.tensors or tensor_leaves(ir, work.roots, self.known, len(self.axes))
+            more = apart and read and ir.reductions(work.roots, self.known)
             if tiling is not None and not (more and (tiling.swept or self._scattered(tiling))):
                 self._apply(work, tiling)
                 break
@@ -218,9 +220,8 @@ class _Planner:
         )
         kernel = partial_kernel(f"statistics{number or ''}", about, part, tiling)
         shape = self._shape(group[0])
-        slots: list[
-            tuple[str, int]
-        ] = []  # what is merged: the mean inside a variance may be written as a product
+        # the mean inside a variance may be written as a product, or known to be zero
+        slots: list[tuple[str, int]] = []
         for i in group:
             op, args = self.ir[i].op, self.ir[i].args
             slots += [("mean", args[1]), ("var", i)] if op == "var" else [("mean", i)]
@@ -233,7 +234,8 @@ class _Planner:
         # several reductions may be one value twice: the mean of a variance that is also wanted by itself
         names = [f"{merged}_{n}" for n in range(len(slots))]
         for n, (_, i) in enumerate(slots):
-            self.known.setdefault(i, names[n])
+            if self.ir[i].op != "const":
+                self.known.setdefault(i, names[n])
             self.buffers[names[n]] = Buffer(shape)
         instances = prod(shape)
         outer = tiling.swept[0]

@@ -36,8 +36,9 @@ def sweep(
     variance the sum of squared deviations after it.
     """
     out, ir, tiling = kernel.out, kernel.ir, kernel.tiling
-    variances = {ir[i].args[1]: i for i in reductions if ir[i].op == "var"}
-    means = [i for i in reductions if ir[i].op == "mean" and i not in variances]
+    variances = [i for i in reductions if ir[i].op == "var"]
+    centres = ir.centres(variances)
+    means = [i for i in reductions if ir[i].op == "mean" and i not in centres]
     swept = set(tiling.swept)
     partial = limits is not None
     state: dict[int, tuple[str, ...]] = {}
@@ -45,14 +46,14 @@ def sweep(
         name = out.fresh("sum_" + "".join(a for a in tiling.axes if a in ir[i].over))
         out.line(f"{name} = {out.zeros(ir[ir[i].args[0]].varies)}")
         state[i] = (name,)
-    for i in variances.values():
+    for i in variances:
         label = "".join(a for a in tiling.axes if a in ir[i].over)
         names = (out.fresh(f"mean_{label}"), out.fresh(f"squares_{label}"), out.fresh(f"seen_{label}"))
         for name in names[:2]:
             out.line(f"{name} = {out.zeros(ir[i].varies)}")
         out.line(f"{names[2]} = 0.0")
         state[i] = names
-    arguments = list(dict.fromkeys([*(ir[i].args[0] for i in [*means, *variances.values()]), *also]))
+    arguments = list(dict.fromkeys([*(ir[i].args[0] for i in [*means, *variances]), *also]))
     open_sweep(kernel, arguments, limits)
     out.define(arguments)
     if in_block is not None:
@@ -64,7 +65,7 @@ def sweep(
         if mask and not (out.vanishes(a) and set(axes) <= ir[a].varies):
             text = f"tl.where({mask}, {text}, 0.0)"
         out.line(f"{state[i][0]} += {text}")
-    for i in variances.values():
+    for i in variances:
         _merge_block(kernel, i, state[i])
     for _ in swept:
         out.close()
@@ -84,12 +85,13 @@ def sweep(
             done = out.fresh("mean_" + "".join(a for a in tiling.axes if a in ir[i].over))
             out.line(f"{done} = {out.divided(text, ir[i].over, exact=out.of_input(i))}")
             out.name(i, done)
-    for mean, i in variances.items():
+    for i in variances:
         centre, squares, _ = state[i]
         if partial:
             kernel.found[i] = (centre, squares)
             continue
-        out.name(mean, centre)
+        if ir[i].args[1] in centres:
+            out.name(ir[i].args[1], centre)
         done = out.fresh("var_" + "".join(a for a in tiling.axes if a in ir[i].over))
         out.line(f"{done} = {squares} * {out.inverse(ir[i].over)}")
         out.name(i, done)

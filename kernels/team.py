@@ -29,8 +29,8 @@ def prologue(kernel: Kernel) -> None:
 def exchange(kernel: Kernel, reductions: Sequence[int]) -> int:
     """Find reductions of one level, all of which cover the whole tile; returns how many numbers were exchanged."""
     out, ir = kernel.out, kernel.ir
-    inside = {ir[i].args[1] for i in reductions if ir[i].op == "var"}
-    singles = [i for i in reductions if i not in inside]
+    centres = ir.centres(reductions)
+    singles = [i for i in reductions if i not in centres]
     out.define(list(dict.fromkeys(ir[i].args[0] for i in singles)))
     place = out.fresh("place")
     slots, members = out.number("slots"), out.number("members")
@@ -61,7 +61,8 @@ def exchange(kernel: Kernel, reductions: Sequence[int]) -> int:
         if value.op == "mean":
             out.name(i, mean)
             continue
-        out.name(value.args[1], mean)
+        if value.args[1] in centres:
+            out.name(value.args[1], mean)
         far, squares, var = out.fresh("far"), out.fresh("squares"), out.fresh(f"var_{label}")
         out.line(f"{far} = part{slot} - {mean}")
         out.line(f"{squares} = {_load(kernel, place, slot + 1)}")

@@ -27,7 +27,7 @@ def report_content(run: Run) -> dict[str, Any]:
         UsageError: the run has no log yet. LogCorrupt: damage that is not a torn tail.
     """
     config = run.config
-    reading = Reading(run.events())
+    reading = Reading(run.events(), run.causal)
     proxies = list(run.proxies)
     scored = reading.scored()
     fronts = _fronts(scored)

@@ -43,10 +43,10 @@ class Told:
 
 
 class Reading:
-    """A fold over the events of a run, whole or partly written."""
+    """A fold over the events of a run, whole or partly written. causal: see ``FunnelTable``."""
 
-    def __init__(self, events: Iterable[Event]) -> None:
-        self.funnel = FunnelTable()
+    def __init__(self, events: Iterable[Event], causal: bool = False) -> None:
+        self.funnel = FunnelTable(causal)
         self.told: dict[int, Told] = {}
         self.finalists: list[dict[str, Any]] = []
         self.ranking: list[dict[str, Any]] = []

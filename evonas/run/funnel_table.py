@@ -39,9 +39,13 @@ class StageCount:
 
 
 class FunnelTable:
-    """A fold over events, for the live panel and for reports."""
+    """A fold over events, for the live panel and for reports.
 
-    def __init__(self) -> None:
+    causal: whether the space's candidates were tested for causality, which the log says of those alone that failed.
+    """
+
+    def __init__(self, causal: bool = False) -> None:
+        self.causal = causal
         self.stages: dict[str, dict[str, StageCount]] = {}
         self.proposed: Counter[str] = Counter()
         self.scored: Counter[str] = Counter()
@@ -93,10 +97,12 @@ class FunnelTable:
             count.reasons[_kind_of(event.reason)] += 1
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per arm and stage, in order. The test of causality is a row where it has turned something away."""
+        """One row per arm and stage, in order. The test of causality is a row where it took place, or turned something
+        away."""
         for arm, stages in self.stages.items():
-            if _CAUSAL in stages:
-                stages[_CAUSAL].entered = stages[_CAUSAL].rejected + self._dispatched[arm]
+            if _CAUSAL in stages or (self.causal and arm != "baseline"):
+                count = self.stage(arm, _CAUSAL)
+                count.entered = count.rejected + self._dispatched[arm]
         return [
             {
                 "arm": arm,

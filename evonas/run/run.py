@@ -153,10 +153,18 @@ class Run:
 
     def funnel(self) -> FunnelTable:
         """Counters of every stage."""
-        table = FunnelTable()
+        table = FunnelTable(self.causal)
         for event in self.events():
             table.add(event)
         return table
+
+    @property
+    def causal(self) -> bool:
+        """Whether candidates were tested for causality; False where space.json does not say."""
+        try:
+            return bool(self.directory.space.get("options", {}).get("causal"))
+        except UsageError:
+            return False
 
     def candidate(self, candidate: int | str) -> dict[str, Any]:
         """Everything that is known of one candidate. "best": the search's layer that the re-ranking

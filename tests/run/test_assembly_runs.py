@@ -127,6 +127,10 @@ def test_one_layer_per_slot(tmp_path: Path):
     )
     assert status == "finished"
     verify(directory)
+    rows = {(r["arm"], r["stage"]): r for r in Run(directory.path).funnel().rows()}
+    tested = rows["search", "causal"]
+    assert (tested["in"], tested["rejected"]) == (rows["search", "probe"]["out"], 0)
+    assert ("baseline", "causal") not in rows
 
 
 def test_one_layer_for_both_worlds(tmp_path: Path):

@@ -113,7 +113,8 @@ def test_a_gradient_that_varies_less_than_the_channels_that_are_swept() -> None:
     assert check.strict, describe(one, check)
 
 
-#: Small tiles, and launches for nothing.
+#: Small tiles; and launches for nothing.
+SWEPT = Limits(2, 32, 32, 32, 32, 4, 0)
 APART = Limits(2, 32, 32, 32, 32, 4, 0, launch=0)
 
 
@@ -133,6 +134,17 @@ APART = Limits(2, 32, 32, 32, 32, 4, 0, launch=0)
         ("mean[w,h,c/g](rms[w,h,c](v0) / max(rms[w,h](x), x))", (4, 8, 3, 5), 2, APART),
         ("max(rms[w,h,c](rms[w,h,c/g](x) * v0), sigmoid(v0))", (4, 8, 3, 5), 2, APART),
         ("mean[w,h,c/g](mean[b,w,h](max(x, x)))", (2, 12, 1, 1), 2, APART),
+        # two variances around one mean
+        ("x / std[w,h,c/g](x) + std[w,h,c/g](mean[w,h](x))", (4, 8, 3, 5), 1, SWEPT),
+        ("std[b,w,h](x) + std[b,w,h](mean[w,h](x))", (4, 8, 3, 5), 2, SWEPT),
+        # and around a mean that is zero, which is no name for zero elsewhere
+        ("max(0, x) * std[b,w,h](v1 * (x - mean[b,w,h](x)))", (16, 4, 4, 4), 4, SWEPT),
+        (
+            "std[b,w,h](v1 * (x - mean[b,w,h](x))) * std[b,w,h](v1 * (abs(x) - mean[b,w,h](abs(x)))) * x",
+            (16, 4, 4, 4),
+            4,
+            SWEPT,
+        ),
     ],
 )
 def test_schedules(formula: str, shape: tuple[int, ...], groups: int, some: Limits) -> None:

@@ -78,12 +78,13 @@ def test_both_passes_in_float32(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("tokens", [100, 257])
 @pytest.mark.parametrize(("features", "values"), [(16, 64), (64, 64), (128, 32)])
-def test_both_passes_in_short_dtypes(dtype: torch.dtype, features: int, values: int) -> None:
-    compare(drawn(100, features, values, dtype), RATES[1:3])
+def test_both_passes_in_short_dtypes(dtype: torch.dtype, tokens: int, features: int, values: int) -> None:
+    compare(drawn(tokens, features, values, dtype), RATES[1:3])
 
 
-@pytest.mark.parametrize("tokens", [1, 50, 64])
+@pytest.mark.parametrize("tokens", [1, 50, 64, 257])
 @pytest.mark.parametrize(("features", "values"), [(16, 32), (40, 56), (128, 64), (96, 128)])
 def test_the_tiles_of_float32(features: int, values: int, tokens: int) -> None:
     """Large heads in parts, of which the last need not be full."""

@@ -91,6 +91,8 @@ def test_a_team_finds_what_one_program_finds(name: str, together: Callable[[], i
         ("x / rms[w,h,c](std[w,h,c/g](x))", (2, 6, 3, 4), 3),
         ("exp(std[w,h,c](rms[w,h](x)))", (2, 6, 3, 6), 3),
         ("x * rms[b,w,h](mean[w,h](x))", (5, 2, 3, 7), 1),
+        # one over what members share that does not vary along the loop
+        ("x / std[w,h,c](x) * rms[w,h,c](v0)", (2, 6, 3, 4), 3),
     ],
 )
 def test_a_team_finds_moments_of_moments(
