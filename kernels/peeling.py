@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from evonas.kernels.emit import Store, Work
+from evonas.kernels.emit import Work
 from evonas.kernels.ir import IR, Axes
 from evonas.kernels.programs import Program, Total
 from evonas.kernels.tiling import Limits, Tiling, swept_tiling
@@ -41,12 +41,9 @@ def tensor_leaves(ir: IR, roots: Iterable[int], known: Iterable[int], rank: int)
     return {i for i in ir.reachable(roots, known) if ir[i].op == "leaf" and len(ir[i].varies) == rank}
 
 
-def idle_axes(work: Work, known: Iterable[int], axes: Iterable[str]) -> Axes:
-    """Axes along which there is nothing to do: a kernel of few numbers needs no programs along them."""
-    if work.tensors or work.totals:
-        return frozenset()
-    needed = work.ir.reachable(work.roots, known)
-    return frozenset(axes).difference(*(work.ir[i].varies for i in needed))
+def idle_axes(ir: IR, roots: Iterable[int], known: Iterable[int], axes: Iterable[str]) -> Axes:
+    """Axes along which there is nothing to do for statistics: a kernel of few numbers needs no programs along them."""
+    return frozenset(axes).difference(*(ir[i].varies for i in ir.reachable(roots, known)))
 
 
 def narrowest(program: Program, known: Mapping[int, str], sizes: Mapping[str, int]) -> Axes:
@@ -110,7 +107,7 @@ def next_peel(
     def tiling_of(group: Iterable[int]) -> Tiling | None:
         over = ir[next(iter(group))].over
         below = [ir[j].over for i in group for j in ir.reductions(ir[i].args[:1], known)]
-        idle = idle_axes(Work(ir, work.channels, statistics=[Store("", i) for i in group]), known, axes)
+        idle = idle_axes(ir, group, known, axes)
         sets = [over, *below]
         made = swept_tiling(axes, sizes, over, work.channels, sets, split=True, idle=idle, limits=limits)
         return made if made is not None and all(s <= set(made.resident) for s in below) else None

@@ -85,7 +85,12 @@ def plan(
         for lean in (False, True)
     ]
     tensor = prod(sizes[a] for a in program.axes.names)
-    return min([first, *apart], key=lambda made: sweeps(made) * tensor + len(made.launches) * limits.launch)
+
+    def cost(made: Plan) -> int:
+        passing = sum(prod(b.shape) for name, b in made.buffers.items() if name.startswith("passing"))
+        return sweeps(made) * tensor + 2 * passing + len(made.launches) * limits.launch
+
+    return min([first, *apart], key=cost)
 
 
 class _Planner:
@@ -163,7 +168,9 @@ class _Planner:
         def enough(tiling: Tiling) -> bool:
             return tiling.programs * 2 >= limits.processors or elements <= limits.small
 
-        idle = idle_axes(work, self.known, self.axes)
+        idle = frozenset[str]()
+        if not work.tensors and not work.totals:
+            idle = idle_axes(self.ir, roots, self.known, self.axes)
         found = resident_tiling(
             self.axes,
             self.sizes,

@@ -116,6 +116,7 @@ def test_a_sweep_for_statistics_writes_what_is_ready() -> None:
     assert (first.kernel.name, first.kernel.writes["dx"]) == ("statistics", 1)
     assert not {"x", "dy", "dx"} & {b for launch in others for b in launch.tensors}
     assert sweeps(both.backward) == 3
+    assert names(both.backward) == ["statistics", "merge", "backward"]
     assert {"dv0", "dv1", "dweight", "dbias"} <= set(both.backward.buffers)
 
 
