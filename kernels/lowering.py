@@ -26,12 +26,14 @@ def _passes(spec: LayerSpec, split_means: bool, generation: int) -> Passes:
 
 @dataclass(frozen=True)
 class Plans:
-    """Both passes of a layer on tensors of one shape. saved: see ``Passes.saved_on``; batch: see ``Passes``."""
+    """Both passes of a layer on tensors of one shape. saved: see ``Passes.saved_on``; batch: see ``Passes``;
+    split_means: see ``build``, of the programs that were planned."""
 
     forward: Plan
     backward: Plan
     saved: tuple[str, ...]
     batch: tuple[str, ...]
+    split_means: bool
 
 
 def plans(spec: LayerSpec, shape: tuple[int, ...], groups: int, limits: Limits = LIMITS) -> Plans:
@@ -61,6 +63,7 @@ def _plans(spec: LayerSpec, shape: tuple[int, ...], groups: int, limits: Limits,
             plan(both.backward, sizes, backward=True, known=known, limits=limits),
             saved,
             both.batch,
+            split_means,
         )
         if all(p.resident for p in (made.forward, made.backward)):
             return made
