@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from evonas.kernels.kernel_specs import kernel_specs, layer_source, layer_specs, limits_on, live_elements
 from evonas.kernels.lowering import plans
 from evonas.kernels.offline import CompileReport, compile_spec
 from evonas.kernels.programs import LayerSpec
 from evonas.kernels.roofline import MACHINES, PassCost, executed_per_element, floor, pass_cost, tile_passes
+from evonas.kernels.runtime import limits_for
 from evonas.kernels.sass import Counts, KernelCounts
+from evonas.kernels.tiling import LIMITS
 from evonas.kernels.traffic import traffic
 
 from evonas.errors import UsageError
@@ -121,6 +124,15 @@ def test_the_file_is_what_the_runtime_loads(tmp_path: Path) -> None:
     other, _ = layer_specs(S0, (4, 32, 8, 8), 8, dtype="fp32", target="sm_90", folder=tmp_path)
     assert "tanh.approx" in Path(forward.specs[0].path).read_text()
     assert "tanh.approx" not in Path(other.specs[0].path).read_text()
+
+
+def test_one_variable_allows_cooperative_kernels_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EVONAS_KERNEL_COOPERATIVE", raising=False)
+    assert limits_on("sm_90") == LIMITS
+    monkeypatch.setenv("EVONAS_KERNEL_COOPERATIVE", "1")
+    assert all(limits_on(target).cooperative for target in ("sm_80", "gfx942"))
+    monkeypatch.setattr("evonas.kernels.runtime._processors", lambda index: 132)
+    assert limits_for(torch.device("cuda", 0)) == limits_on("sm_90")
 
 
 @NEEDS_TRITON
