@@ -169,8 +169,8 @@ def _print_means(means: Sequence[Mapping[str, Any]]) -> None:
     for peer in dict.fromkeys(one["peer"] for one in means):
         ratios = [f"{found[peer, which]['ratio']:.2f}x" for which in PASSES]
         lines.append((peer, found[peer, PASSES[0]]["cells"], *ratios))
-    title = f"Times over those of {means[0]['ours']}, geometric means over layers and shapes"
-    emit(table(title, ("backend", "of", *PASSES), lines, right=("of", *PASSES)))
+    title = f"Times over those of {means[0]['ours']}, geometric means"
+    emit(table(title, ("backend", "cases", *PASSES), lines, right=("cases", *PASSES)))
 
 
 def _name(row: Mapping[str, Any], most: int = 60) -> str:
