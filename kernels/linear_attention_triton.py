@@ -32,6 +32,16 @@ def _load(ptr, at, columns, tokens, stride, SIZE: tl.constexpr, BLOCK: tl.conste
 
 
 @triton.jit
+def _part(ptr, at, columns, tokens, stride, SIZE: tl.constexpr, BLOCK: tl.constexpr, PART: tl.constexpr):
+    """As ``_load``, columns of one of several parts."""
+    where = ptr + PART * BLOCK + at.to(tl.int64)[:, None] * stride + columns[None, :]
+    live = (at < tokens)[:, None]
+    if SIZE - PART * BLOCK < BLOCK:
+        live = live & (columns < SIZE - PART * BLOCK)[None, :]
+    return tl.load(where, mask=live, other=0.0)
+
+
+@triton.jit
 def _store(ptr, value, at, columns, tokens, stride, SIZE: tl.constexpr, BLOCK: tl.constexpr):
     where = ptr + at.to(tl.int64)[:, None] * stride + columns[None, :]
     live = (at < tokens)[:, None]
@@ -137,11 +147,9 @@ def attend(
         out = tl.zeros((CHUNK, BLOCK_M), tl.float32)
         next_state = ()
         for i in tl.static_range(PARTS):
-            b = _load(b_ptr + i * BLOCK_N, at, rows, tokens, b_token, min(N - i * BLOCK_N, BLOCK_N), BLOCK_N)
+            b = _part(b_ptr, at, rows, tokens, b_token, N, BLOCK_N, i)
             if OUTPUT:
-                a = _load(
-                    a_ptr + i * BLOCK_N, at, rows, tokens, a_token, min(N - i * BLOCK_N, BLOCK_N), BLOCK_N
-                )
+                a = _part(a_ptr, at, rows, tokens, a_token, N, BLOCK_N, i)
                 scores += _product(a, tl.trans(b), OPERANDS, PRECISION)
                 out += _mixed(a, state[i], OPERANDS, PRECISION)
             next_state = next_state + (state[i] * whole + _product(tl.trans(b), faded, OPERANDS, PRECISION),)  # noqa: RUF005
