@@ -7,7 +7,7 @@ everything between kernels is float32, and memory starts at multiples of 16 byte
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +19,7 @@ from evonas.kernels.plan import Launch, Plan, launch_options
 from evonas.kernels.programs import LayerSpec
 from evonas.kernels.source_files import write_source
 from evonas.kernels.spec import KernelSpec, parse_target, spec_from_call
-from evonas.kernels.tiling import LIMITS, Limits
+from evonas.kernels.tiling import Limits, limits_of
 from evonas.kernels.traffic import TENSORS
 
 from evonas.errors import unknown_name
@@ -61,11 +61,9 @@ def maths_on(spec: LayerSpec, dtype: str, target: str) -> str:
 
 
 def limits_on(target: str) -> Limits:
-    """What kernels for a target are scheduled with."""
+    """What kernels for a target are scheduled with, see ``limits_of``."""
     known = parse_target(target)
-    warps = 1024 // known.warp_size  # of one program at most
-    registers = LIMITS.registers if known.backend == "cuda" else 0
-    return replace(LIMITS, processors=PROCESSORS[known.name], warps=warps, registers=registers)
+    return limits_of(PROCESSORS[known.name], cuda=known.backend == "cuda")
 
 
 def layer_source(spec: LayerSpec, plan: Plan, backward: bool, maths: str) -> str:

@@ -129,7 +129,7 @@ def _fused(
 
     spec = LayerSpec(formula, layout=layout)
     made = plans(spec, shape, groups)
-    programs = passes(spec, True)
+    programs = passes(spec, made.split_means)
     seconds = 0.0
     for plan, program in ((made.forward, programs.forward), (made.backward, programs.backward)):
         moved = traffic(plan, itemsize)

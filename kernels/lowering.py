@@ -12,6 +12,7 @@ from evonas.kernels.programs import LayerSpec, Passes, build
 from evonas.kernels.tiling import LIMITS, Limits
 
 from evonas import primitives
+from evonas.errors import EvonasError
 
 
 def passes(spec: LayerSpec, split_means: bool) -> Passes:
@@ -26,12 +27,14 @@ def _passes(spec: LayerSpec, split_means: bool, generation: int) -> Passes:
 
 @dataclass(frozen=True)
 class Plans:
-    """Both passes of a layer on tensors of one shape. saved: see ``Passes.saved_on``; batch: see ``Passes``."""
+    """Both passes of a layer on tensors of one shape. saved: see ``Passes.saved_on``; batch: see ``Passes``;
+    split_means: see ``build``, of the programs that were planned."""
 
     forward: Plan
     backward: Plan
     saved: tuple[str, ...]
     batch: tuple[str, ...]
+    split_means: bool
 
 
 def plans(spec: LayerSpec, shape: tuple[int, ...], groups: int, limits: Limits = LIMITS) -> Plans:
@@ -41,7 +44,7 @@ def plans(spec: LayerSpec, shape: tuple[int, ...], groups: int, limits: Limits =
     may cost another sweep or save one: then both passes are planned with them and without, and the fewer sweeps count.
 
     Raises:
-        UsageError: see ``build``, ``dim_sizes`` and ``plan``.
+        UsageError: see ``build``, ``dim_sizes`` and ``plan``; the message names the formula.
     """
     return _plans(spec, shape, groups, limits, primitives.registry.generation)
 
@@ -51,17 +54,10 @@ def _plans(spec: LayerSpec, shape: tuple[int, ...], groups: int, limits: Limits,
     best: tuple[int, Plans] | None = None
     for split_means in (True, False):
         both = passes(spec, split_means)
-        sizes = both.forward.axes.sizes(dim_sizes(spec.layout, shape, groups))
-        saved = both.saved_on(sizes)
-        wanted = {n: i for n, i in both.forward.statistics.items() if n in (*saved, *both.batch)}
-        forward = replace(both.forward, statistics=wanted)
-        known = {i: n for i, n in both.known.items() if n in saved}
-        made = Plans(
-            plan(forward, sizes, backward=False, summed=spec.residual, limits=limits),
-            plan(both.backward, sizes, backward=True, known=known, limits=limits),
-            saved,
-            both.batch,
-        )
+        try:
+            made = _planned(spec, both, split_means, shape, groups, limits)
+        except EvonasError as error:
+            raise type(error)(f"{spec.formula}: {error.message}", hint=error.hint) from None
         if all(p.resident for p in (made.forward, made.backward)):
             return made
         count = sweeps(made.forward) + sweeps(made.backward)
@@ -69,6 +65,23 @@ def _plans(spec: LayerSpec, shape: tuple[int, ...], groups: int, limits: Limits,
             best = count, made
     assert best is not None
     return best[1]
+
+
+def _planned(
+    spec: LayerSpec, both: Passes, split_means: bool, shape: tuple[int, ...], groups: int, limits: Limits
+) -> Plans:
+    sizes = both.forward.axes.sizes(dim_sizes(spec.layout, shape, groups))
+    saved = both.saved_on(sizes)
+    wanted = {n: i for n, i in both.forward.statistics.items() if n in (*saved, *both.batch)}
+    forward = replace(both.forward, statistics=wanted)
+    known = {i: n for i, n in both.known.items() if n in saved}
+    return Plans(
+        plan(forward, sizes, backward=False, summed=spec.residual, limits=limits),
+        plan(both.backward, sizes, backward=True, known=known, limits=limits),
+        saved,
+        both.batch,
+        split_means,
+    )
 
 
 #: Operations that magnify the relative error of a small argument.

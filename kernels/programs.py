@@ -7,7 +7,7 @@ IR, so that forward and backward share every value. Nothing numeric takes part.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
 
@@ -208,7 +208,7 @@ def _forward(
         else:
             nodes.append(ops.ir.leaf(leaf, channels) if value is None else ops.ir.constant(value))
     statistics = 0
-    for _, (op, args, index) in graph.operations():
+    for i, (op, args, index) in graph.operations():
         if index is not None and "b" in index:
             name = f"statistic{statistics}"
             statistics += 1
@@ -219,8 +219,14 @@ def _forward(
         try:
             nodes.append(ops.run(op, tuple(nodes[a] for a in args), index))
         except EvonasError as error:
-            raise type(error)(f"{spec.formula} cannot be lowered: {error.message}", hint=error.hint) from None
+            raise _refused(error, spec, i) from None
     return nodes, {name: nodes[i] for name, i in batch.items()}
+
+
+def _refused(error: EvonasError, spec: LayerSpec, i: int, what: str = "") -> EvonasError:
+    """The same error, with the node that it is about, as a formula, and the layer's formula."""
+    node = "" if i == spec.graph.output else f"{replace(spec.graph, output=i)} in "
+    return type(error)(f"{what}{node}{spec.formula} cannot be lowered: {error.message}", hint=error.hint)
 
 
 def _adjoints(spec: LayerSpec, ops: _Ops, nodes: list[int], g: int) -> dict[str, int]:
@@ -237,8 +243,7 @@ def _adjoints(spec: LayerSpec, ops: _Ops, nodes: list[int], g: int) -> dict[str,
         try:
             parts = primitives.get(op).gradient(ops, here, nodes[i], *[nodes[a] for a in args], *extra)
         except EvonasError as error:
-            raise type(error)(f"the gradient of {op} in {spec.formula} cannot be lowered: {error.message}",
-                              hint=error.hint) from None  # fmt: skip
+            raise _refused(error, spec, i, "the gradient of ") from None
         for a, part in zip(args, parts, strict=True):
             if a >= first or literal(graph.leaves[a]) is None:
                 adjoints[a] = part if a not in adjoints else ir.apply("add", adjoints[a], part)

@@ -7,7 +7,6 @@ import importlib.util
 import os
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import replace
 from functools import lru_cache
 from types import ModuleType
 
@@ -17,7 +16,7 @@ from evonas.kernels.module_text import module_text
 from evonas.kernels.plan import Plan, launch_options
 from evonas.kernels.programs import LayerSpec
 from evonas.kernels.source_files import write_source
-from evonas.kernels.tiling import LIMITS, Limits
+from evonas.kernels.tiling import LIMITS, Limits, limits_of
 from torch import Tensor
 
 from evonas import primitives
@@ -97,16 +96,11 @@ def scheduled_with(limits: Limits) -> Iterator[None]:
 
 
 def limits_for(device: torch.device) -> Limits:
-    """What kernels on a device are scheduled with: its own number of processors.
-
-    ``EVONAS_KERNEL_COOPERATIVE=1`` allows kernels whose programs wait for one another.
-    """
+    """What kernels on a device are scheduled with: its own number of processors, see ``limits_of``."""
     chosen = _chosen.get()
     if chosen is not None or device.type != "cuda":
         return chosen or LIMITS
-    together = os.environ.get("EVONAS_KERNEL_COOPERATIVE") == "1"
-    known = replace(LIMITS, processors=_processors(device.index), cooperative=together)
-    return known if torch.version.hip is None else replace(known, warps=LIMITS.warps // 2, registers=0)
+    return limits_of(_processors(device.index), cuda=torch.version.hip is None)
 
 
 @lru_cache(maxsize=64)

@@ -246,14 +246,15 @@ def _mean_of_product(ir: IR, a: int, over: Axes) -> int:
 def _factors(ir: IR, a: int, inner: Axes) -> Iterator[tuple[int, bool]]:
     """Factors of a value that varies over the axes ``inner``, and whether each is a denominator.
 
-    A quotient is taken apart only if that sets something free that varies less than it does: by itself it may be
-    wanted elsewhere, too.
+    A quotient is taken apart only if that sets something free that varies less than it does; and, where means are not
+    split, if nothing else stands above the line: with the rest it may be wanted elsewhere, too.
     """
     for f in ir.factors(a):
         if ir[f].op == "div":
             above, under = ir[f].args
             parts = list(_factors(ir, above, inner))
-            if any(ir[p].op != "const" and ir[p].varies & inner != inner for p, _ in parts):
+            free = [p for p, _ in parts if ir[p].op != "const" and ir[p].varies & inner != inner]
+            if free and (ir.split_means or len(free) == len(parts)):
                 yield from parts
                 yield under, True
                 continue

@@ -7,6 +7,7 @@ axes are swept in blocks, once for each level of reductions and once more to wri
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -60,6 +61,17 @@ class Limits:
 
 
 LIMITS = Limits()
+
+
+def limits_of(processors: int, *, cuda: bool = True) -> Limits:
+    """What kernels for a GPU with so many processors are scheduled with; ``cuda`` False: one of AMD.
+
+    ``EVONAS_KERNEL_COOPERATIVE=1`` allows kernels whose programs wait for one another.
+    """
+    together = os.environ.get("EVONAS_KERNEL_COOPERATIVE") == "1"
+    known = replace(LIMITS, processors=processors, cooperative=together)
+    return known if cuda else replace(known, warps=LIMITS.warps // 2, registers=0)
+
 
 Axes = frozenset[str]
 

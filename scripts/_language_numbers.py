@@ -120,6 +120,70 @@ def language_funnel(root: Path) -> str | None:
     return funnel_of(committed_run(root, "language"))
 
 
+def _score(run: Any, proxy: str, mean: float | None, std: float | None) -> str:
+    """A score in the unit that is usual for the proxy: accuracy in %, or bits per byte."""
+    from evonas import proxies
+
+    if proxies.get(proxy).kind == "text":
+        return _bits(mean, std)
+    return "none" if mean is None else f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
+
+
+@block
+def worlds_front(root: Path) -> str | None:
+    """The layers of the committed run over both worlds that no other beats on all networks, on validation data."""
+    run = committed_run(root, "worlds")
+    if run is None:
+        return None
+    cells = [
+        [
+            str(row["candidate"]),
+            f"`{row['formula']}`",
+            *(_score(run, p, row["scores"][p], None) for p in run.proxies),
+        ]
+        for row in run.front()
+    ]
+    return table(["layer", "formula", *run.proxies], cells)
+
+
+@block
+def worlds_ranking(root: Path) -> str | None:
+    """The final ranking of the committed run over both worlds."""
+    run = committed_run(root, "worlds")
+    if run is None or not (rows := run.ranking()):
+        return None
+    best = next((r["versus"]["name"] for r in rows if r["versus"]), "the best baseline")
+    cells = []
+    for row in rows:
+        versus = row["versus"]
+        difference = "" if versus is None else _spread(versus["mean"], versus["std"], "+")
+        scores = [_score(run, p, *row["per_proxy"][p]) for p in run.proxies]
+        cells.append(
+            [
+                row["name"],
+                row["arm"],
+                f"`{row['formula']}`",
+                _spread(row["mean"], row["std"]),
+                *scores,
+                str(row["n"]),
+                difference,
+            ]
+        )
+    minutes = sum(_sessions(run)) / 60
+    return (
+        table(["layer", "arm", "formula", "mean score", *run.proxies, "n", f"against {best}"], cells)
+        + "\nImages: accuracy in %. Text: bits per byte, fewer are better. Means are of scores, accuracies and "
+        "1 - bits / 8, over n fresh seeds, ± standard deviation. "
+        f"The run took {minutes:.1f} minutes with two slots.\n"
+    )
+
+
+@block
+def worlds_funnel(root: Path) -> str | None:
+    """What became of the candidates of the committed run over both worlds."""
+    return funnel_of(committed_run(root, "worlds"))
+
+
 @block
 def language_layers(root: Path) -> str | None:
     """benchmarks/language_proxies.py: what the stages say of known layers and of none, in the norm slots."""

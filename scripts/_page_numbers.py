@@ -26,7 +26,7 @@ def results(root: Path, name: str) -> Any:
 
 
 def committed_run(root: Path, kind: str = "golden") -> Any:
-    """The committed run of images (golden) or of language models (language), None if there is none."""
+    """The committed run of images (golden), language models (language) or both (worlds), None if there is none."""
     folders = sorted(p.parent for p in (root / "runs" / kind).glob("**/run.json"))
     if not folders:
         return None

@@ -290,7 +290,7 @@ def kernel_sweep(root: Path) -> str | None:
         rows.append(
             [*_sweep_name(row), str(row["layers"]), str(len(row["failed"])),
              f"{len(row['spilling'])} of {row['passes']}" + (f", at most {worst} bytes a thread" if worst else ""),
-             f"{row['exact'] - len(row['narrow_loads'])} of {row['exact']}" if row["executed"] else "",
+             "" if row["narrow_loads"] is None else f"{row['exact'] - len(row['narrow_loads'])} of {row['exact']}",
              str(row["most_registers"]), f"{row['median_cpu_seconds']:.2f} ({row['max_cpu_seconds']:.2f})"]
         )  # fmt: skip
         what = ", ".join(_sweep_name(row))
@@ -356,17 +356,17 @@ def inductor_nested(root: Path) -> str | None:
     found = row["inductor"]
     ours, theirs = (" / ".join(f"{found[whose][w]:.2f}" for w in ("forward", "backward"))
                     for whose in ("ours", "inductor"))  # fmt: skip
-    above = "".join(
-        f"- {one['pass']} of `{one['formula']}`: {one['ours']:.2f}, `torch.compile` {one['inductor']:.2f}\n"
-        for one in found["above"]
+    above = [one["ours"] - one["inductor"] for one in found["above"]]
+    waiting = next(
+        r["inductor"] for r in report["rows"] if "inductor" in r and r["schedule"] == "cooperative"
     )
-    head = (
-        f"So it is for these {found['layers']} layers at {_shape(row)}, in default plans and one spelling (*graph*): "
-        f"the mean is {ours} of ours and {theirs} under `torch.compile`, and "
+    passes = 2 * found["layers"]
+    most = f", by {max(above):.3f} at most" if above else ""
+    return (
+        f"For the {found['layers']} layers at {_shape(row)}, in one spelling (*graph*): the mean is {ours} of ours in "
+        f"default plans and {theirs} under `torch.compile`. In default plans {len(above)} of {passes} passes are above "
+        f"it{most}; in cooperative ones {len(waiting['above'])}.\n"
     )
-    if not above:
-        return f"{head}no pass of any of them is above it.\n"
-    return f"{head}{len(found['above'])} of {2 * found['layers']} passes are above it:\n\n{above}"
 
 
 @block

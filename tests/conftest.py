@@ -1,5 +1,9 @@
 """Settings of every test: hypothesis draws the same examples each time, without a deadline."""
 
+import sys
+from importlib.machinery import PathFinder
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -9,3 +13,23 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("evonas")
+
+
+class _Others:
+    """The finder of installed packages, for all but triton."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        return None if name.partition(".")[0] == "triton" else PathFinder.find_spec(name, path, target)
+
+    @staticmethod
+    def find_distributions(context):
+        return () if context.name == "triton" else PathFinder.find_distributions(context)
+
+
+@pytest.fixture
+def without_triton(monkeypatch):
+    """This process as it is where triton is not installed."""
+    others = [_Others if finder is PathFinder else finder for finder in sys.meta_path]
+    monkeypatch.setattr(sys, "meta_path", others)
+    monkeypatch.delitem(sys.modules, "triton", raising=False)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evonas.cli.bench_means import PASSES, geometric_means
 from evonas.cli.bench_plot import Point, check_plot, write_plot
 from evonas.cli.layer_argument import read_layer, read_order, read_size
 from evonas.cli.output import document, emit, table
@@ -93,6 +94,7 @@ def bench(
         **machine,
         "copy_bytes_per_second": copy,
         "rows": rows,
+        "geometric_means": geometric_means(rows),
         "rooflines": floors,
         "left_out": left_out,
     }
@@ -155,8 +157,20 @@ def _print(content: Mapping[str, Any]) -> None:
             )
         )
     emit(table(None, columns, lines, right=columns[5:9], fold=("layer",)))
+    if content["geometric_means"]:
+        _print_means(content["geometric_means"])
     if content["rooflines"]:
         _print_floors(content)
+
+
+def _print_means(means: Sequence[Mapping[str, Any]]) -> None:
+    found = {(one["peer"], one["pass"]): one for one in means}
+    lines = []
+    for peer in dict.fromkeys(one["peer"] for one in means):
+        ratios = [f"{found[peer, which]['ratio']:.2f}x" for which in PASSES]
+        lines.append((peer, found[peer, PASSES[0]]["cells"], *ratios))
+    title = f"Times over those of {means[0]['ours']}, geometric means"
+    emit(table(title, ("backend", "cases", *PASSES), lines, right=("cases", *PASSES)))
 
 
 def _name(row: Mapping[str, Any], most: int = 60) -> str:

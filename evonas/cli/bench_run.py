@@ -22,7 +22,9 @@ from evonas.kernels.lowering import plans
 from evonas.kernels.offline import compile_spec
 from evonas.kernels.programs import LayerSpec
 from evonas.kernels.roofline import MACHINES, Machine, floor, pass_cost
+from evonas.kernels.runtime import limits_for
 from evonas.kernels.spec import TARGETS
+from evonas.kernels.tiling import Limits
 from evonas.kernels.timing import Clock, Step, Times, copy_bandwidth, time_steps
 from evonas.kernels.traffic import traffic
 from evonas.layers.layer import Layer
@@ -198,7 +200,7 @@ def measure(
         return []
     times = time_steps(steps, clock, rounds)
     return [
-        _row(case, label, notes[label], which, passes[which], times.get("eager"), copy)
+        _row(case, label, notes[label], which, passes[which], times.get("eager"), copy, device)
         for which in (0, 1)
         for label, passes in times.items()
     ]
@@ -212,6 +214,7 @@ def _row(
     time: Times,
     eager: tuple[Times, Times] | None,
     copy: float,
+    device: torch.device,
 ) -> dict[str, Any]:
     """``which``: 0 forward, 1 backward."""
     # x is read and y is written; x and dy are read and dx is written
@@ -231,20 +234,25 @@ def _row(
         "iqr_us": 1e6 * (time.high - time.low),
         "rounds": time.rounds,
         "least_bytes": least,
-        "planned_bytes": planned_bytes(case)[which] if label == "triton" else None,
+        "planned_bytes": planned_bytes(case, device)[which] if label == "triton" else None,
         "share_of_copy": least / time.median / copy,
         "speedup_over_eager": eager[which].median / time.median if eager else None,
     }
 
 
-def planned_bytes(case: Case, target: str = USUAL[0]) -> tuple[int | None, int | None]:
+def planned_bytes(case: Case, device: torch.device) -> tuple[int | None, int | None]:
     """Bytes that the generated kernels move, forward and backward; None for a layer without kernels."""
     try:
-        both = plans(case.spec, case.shape, case.groups, limits_on(target))
+        both = plans(case.spec, case.shape, case.groups, _limits(device))
     except EvonasError:
         return None, None
     size = ITEMSIZE[case.dtype]
     return traffic(both.forward, size).unique, traffic(both.backward, size).unique
+
+
+def _limits(device: torch.device) -> Limits:
+    """Those of the kernels that the device runs; without a GPU, of the usual one."""
+    return limits_for(device) if device.type == "cuda" else limits_on(USUAL[0])
 
 
 def rooflines(case: Case, device: torch.device, copy: float) -> list[dict[str, Any]]:
@@ -258,7 +266,13 @@ def rooflines(case: Case, device: torch.device, copy: float) -> list[dict[str, A
     with TemporaryDirectory(prefix="evonas-bench-") as name:
         folder = Path(name)
         for one in layer_specs(
-            case.spec, case.shape, case.groups, dtype=case.dtype, target=target, folder=folder
+            case.spec,
+            case.shape,
+            case.groups,
+            dtype=case.dtype,
+            target=target,
+            folder=folder,
+            limits=_limits(device),
         ):
             reports = [compile_spec(s, target, cache_dir=folder / "cache") for s in one.specs]
             cost = pass_cost(one.plan, reports)

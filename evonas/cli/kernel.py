@@ -13,7 +13,15 @@ from typing import Any
 from evonas.cli.layer_argument import read_layer, read_order, read_size
 from evonas.cli.output import document, emit, table
 from evonas.errors import EnvironmentUnusable, UsageError
-from evonas.kernels.kernel_specs import ITEMSIZE, PASSES, check_dtype, layer_source, layer_specs, maths_on
+from evonas.kernels.kernel_specs import (
+    ITEMSIZE,
+    PASSES,
+    check_dtype,
+    layer_source,
+    layer_specs,
+    limits_on,
+    maths_on,
+)
 from evonas.kernels.lowering import plans
 from evonas.kernels.offline import CompileFailed, CompileFailure, CompileReport, CompileResult
 from evonas.kernels.plan import Launch, Plan
@@ -24,7 +32,7 @@ from evonas.kernels.spec import parse_target
 from evonas.kernels.traffic import traffic
 
 DEFAULT_SHAPES = {"nchw": "128,256,32,32", "btc": "16,1024,4096"}
-#: Where the source is for if no target is named.
+#: What the source is for if no target is named; if several are, it is for the first.
 USUAL_TARGET = "sm_90"
 
 
@@ -101,7 +109,7 @@ def _targets(text: str | None) -> list[str]:
 def _sources(
     spec: LayerSpec, shape: tuple[int, ...], groups: int, dtype: str, wanted: Sequence[str], target: str
 ) -> list[dict[str, Any]]:
-    both = plans(spec, shape, groups)
+    both = plans(spec, shape, groups, limits_on(target))
     found = []
     for name, plan in zip(PASSES, (both.forward, both.backward), strict=True):
         if name in wanted:
@@ -109,6 +117,7 @@ def _sources(
             found.append(
                 {
                     "pass": name,
+                    "target": target,
                     "source": layer_source(spec, plan, name == "backward", maths_on(spec, dtype, target)),
                     "launches": [_launch(launch) for launch in plan.launches],
                     "bytes": moved.unique,
@@ -185,7 +194,8 @@ def _print_source(content: dict[str, Any]) -> None:
             f"{at['kernel']} with {at['programs']} programs of {at['warps']} warps" for at in one["launches"]
         )
         moved = f"{one['bytes'] / one['tensor_bytes']:.2f} times the bytes of x"
-        print(f"{one['pass']} for {sizes} {content['dtype']}: {calls}; moves {moved}", file=sys.stderr)
+        what = f"{one['pass']} for {sizes} {content['dtype']} on {one['target']}"
+        print(f"{what}: {calls}; moves {moved}", file=sys.stderr)
     print("\n\n".join(one["source"].rstrip("\n") for one in content["passes"]))
 
 

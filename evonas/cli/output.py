@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Columns of output that goes to a file or a pipe, where there is no terminal to ask.
 PLAIN_WIDTH = 160
+#: Columns that text which wraps is given at least; a table that has no room for that is wider than the terminal.
+WRAPPED = 24
 
 
 def console(*, stderr: bool = False, target: IO[str] | None = None) -> Console:
@@ -40,9 +42,14 @@ def console(*, stderr: bool = False, target: IO[str] | None = None) -> Console:
 
 def emit(*things: Any) -> None:
     """Print tables and texts on stdout, without the blanks that rich leaves at the ends of lines."""
+    from rich.measure import Measurement
+
     buffer = io.StringIO()
     out = console(target=buffer)
+    width = out.width
     for thing in things:
+        least = Measurement.get(out, out.options.update(width=10 * PLAIN_WIDTH), thing).minimum
+        out.width = width if isinstance(thing, str) else max(width, least)
         out.print(thing)
     print("\n".join(line.rstrip() for line in buffer.getvalue().splitlines()))
 
@@ -81,6 +88,7 @@ def table(
 ) -> Table:
     """A table with light rules. ``right``: columns of numbers. ``fold``: columns that wrap rather than cut."""
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
@@ -92,13 +100,16 @@ def table(
         title_style="bold",
         expand=False,
     )
-    for name in columns:
+    lines = [["" if v is None else str(v) for v in row] for row in rows]
+    for n, name in enumerate(columns):
+        longest = max(cell_len(text) for line in [columns, *lines] for text in line[n].splitlines() or [""])
         made.add_column(
             name,
+            min_width=min(WRAPPED, longest) if name in fold else longest,
             justify="right" if name in right else "left",
             overflow="fold",
             no_wrap=name not in fold,
         )
-    for row in rows:
-        made.add_row(*[Text("" if v is None else str(v)) for v in row])
+    for line in lines:
+        made.add_row(*map(Text, line))
     return made

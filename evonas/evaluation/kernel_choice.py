@@ -13,7 +13,7 @@ from evonas.errors import EnvironmentUnusable, unknown_name
 #: auto: where there are any and they pay. on: where there are any, else an error. off: the eager reference.
 MODES = ("auto", "on", "off")
 DEFAULT = "auto"
-#: Training steps from which generated C pays: it has been measured to need 4 to 25 steps of one proxy to earn back
+#: Training steps from which generated C pays: by benchmarks/c_backend.py it needs fewer than half as many to earn back
 #: its compilation, and a layer over the batch is compiled twice.
 PAYS_FROM = 60
 

@@ -101,8 +101,8 @@ class FunnelTable:
         away."""
         for arm, stages in self.stages.items():
             if _CAUSAL in stages or (self.causal and arm != "baseline"):
-                count = self.stage(arm, _CAUSAL)
-                count.entered = count.rejected + self._dispatched[arm]
+                causal = self.stage(arm, _CAUSAL)
+                causal.entered = causal.rejected + self._dispatched[arm]
         return [
             {
                 "arm": arm,

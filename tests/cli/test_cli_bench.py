@@ -1,18 +1,25 @@
 """`bench`: what is measured, on which terms, and what is said of what is not. No test asks how fast anything is."""
 
+import importlib.util
 import math
 import xml.etree.ElementTree as tree
 
 import pytest
 import torch
 from cli_support import document
+from evonas.kernels.c_runtime import available
 from evonas.kernels.timing import Clock, Step, Times, time_steps
 
 import evonas
+from evonas.cli import bench as verb
+from evonas.cli.bench_means import geometric_means
 from evonas.cli.bench_plot import Point, roofline_svg
+from evonas.cli.bench_run import Case, planned_bytes
 from evonas.layers.peers import peers
 
 SMALL = ("--shapes", "2,8,4,4", "--rounds", "3", "--device", "cpu")
+CPU = torch.device("cpu")
+needs_c = pytest.mark.skipif(not available(), reason="no C compiler")
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +157,123 @@ def test_marks_stand_where_their_times_are():
     square = [float(n.get("x")) + 5.5 for n in root.iter() if n.tag.endswith("rect")]
     assert circle[-1] == pytest.approx(ticks["10x"], abs=0.2)
     assert square[-1] == pytest.approx(ticks["1x"], abs=0.2)
+
+
+# what it comes down to
+
+
+def cells(backend, *times, formula="x"):
+    """Rows of a layer, one shape after the other: (forward, backward) in microseconds."""
+    fixed = {"formula": formula, "layout": "nchw", "memory": "contiguous", "dtype": "bf16", "groups": 4}
+    return [
+        {**fixed, "backend": backend, "shape": [n + 1, 8, 4, 4], "pass": which, "median_us": us}
+        for n, both in enumerate(times)
+        for which, us in zip(("forward", "backward"), both, strict=True)
+    ]
+
+
+ROWS = [
+    *cells("triton", (1.0, 2.0), (2.0, 2.0)),
+    *cells("triton", (1.0, 1.0), formula="-x"),
+    *cells("eager", (4.0, 2.0), (2.0, 8.0), (9.0, 9.0)),  # the third shape has no kernels
+    *cells("liger", (0.5, 1.0)),
+    *cells("compile", (3.0, 3.0), (2.0, 2.0)),
+    *cells("compile max", (1.0, 4.0)),
+]
+
+
+def test_geometric_means_of_the_cells_in_which_both_ran():
+    found = {(m["peer"], m["pass"]): (m["cells"], m["ratio"]) for m in geometric_means(ROWS)}
+    assert {m["ours"] for m in geometric_means(ROWS)} == {"triton"}
+    wanted = {
+        "eager": (2, math.sqrt(4 * 1), math.sqrt(1 * 4), math.sqrt((6 / 3) * (10 / 4))),
+        "liger": (1, 0.5, 0.5, 0.5),
+        "compile": (2, math.sqrt(3 * 1), math.sqrt(1.5 * 1), math.sqrt((6 / 3) * (4 / 4))),
+        "compile max": (1, 1.0, 2.0, 5 / 3),
+        "compile best": (2, math.sqrt(1 * 1), math.sqrt(1.5 * 1), math.sqrt((5 / 3) * (4 / 4))),
+    }
+    assert found.keys() == {(peer, which) for peer in wanted for which in ("forward", "backward", "both")}
+    for peer, (count, *ratios) in wanted.items():
+        for which, ratio in zip(("forward", "backward", "both"), ratios, strict=True):
+            assert found[peer, which] == (count, pytest.approx(ratio))
+
+
+def test_without_generated_kernels_there_is_nothing_to_compare_with(measured):
+    assert geometric_means([row for row in ROWS if row["backend"] != "triton"]) == []
+    assert geometric_means(cells("triton", (1.0, 1.0)) + cells("eager", (1.0, 1.0), formula="-x")) == []
+    assert measured[0]["geometric_means"] == []
+
+
+def test_the_table_of_means(capsys):
+    verb._print_means(geometric_means(ROWS))
+    out = capsys.readouterr().out
+    assert "Times over those of triton, geometric means" in out
+    assert ["eager", "2", "2.00x", "2.00x", "2.24x"] in [line.split() for line in out.splitlines()]
+
+
+@needs_c
+def test_means_of_what_was_measured(call):
+    content = document(call("bench", "relu", *SMALL, "--backends", "eager,c", "--json")[1], "bench")
+    times = {(row["backend"], row["pass"]): row["median_us"] for row in content["rows"]}
+    assert [(one["ours"], one["peer"], one["pass"], one["cells"]) for one in content["geometric_means"]] == [
+        ("c", "eager", which, 1) for which in ("forward", "backward", "both")
+    ]
+    forward = content["geometric_means"][0]["ratio"]
+    assert forward == pytest.approx(times["eager", "forward"] / times["c", "forward"])
+
+
+# floors and bytes
+
+
+def test_planned_bytes_are_those_of_the_kernels_that_would_run(monkeypatch):
+    monkeypatch.delenv("EVONAS_KERNEL_COOPERATIVE", raising=False)
+    shape = (128, 16, 32, 32)
+    case = Case(evonas.layer("bn_relu"), "nchw", "contiguous", shape, 16, "bf16")
+    tensor = 2 * math.prod(shape)
+    swept = planned_bytes(case, CPU)
+    assert [round(n / tensor) for n in swept] == [3, 5]
+    monkeypatch.setenv("EVONAS_KERNEL_COOPERATIVE", "1")
+    together = planned_bytes(case, CPU)
+    assert [round(n / tensor) for n in together] == [2, 3]
+    lost = Case(evonas.layer("cmean[t](x)"), "btc", "contiguous", (2, 8, 4), 4, "bf16")
+    assert planned_bytes(lost, CPU) == (None, None)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+def test_floors_from_compiled_kernels(call, capsys):
+    arguments = ("bench", "evonorm_s0", "--shapes", "8,64,16,16", "--dtype", "bf16", "--rounds", "1", "--device", "cpu",
+                 "--backends", "eager", "--roofline", "--json")  # fmt: skip
+    content = document(call(*arguments)[1], "bench")
+    floors = content["rooflines"]
+    assert [one["pass"] for one in floors] == ["forward", "backward"]
+    for tensors, one in zip((2, 3), floors, strict=True):
+        assert (one["target"], one["machine"], one["copy_measured_here"]) == ("sm_90", "H200", False)
+        parts = {limit: one[f"{limit}_us"] for limit in ("bandwidth", "issue", "special")}
+        assert one["floor_us"] == parts[one["limit"]] == max(parts.values())
+        # what vectors and statistics add is less than a tenth
+        least = 1e6 * tensors * 2 * math.prod((8, 64, 16, 16)) / 4.3e12
+        assert least < parts["bandwidth"] < 1.1 * least
+        assert one["instructions"] > 10
+        assert one["mufu"] >= 1  # the sigmoid's tanh
+        assert one["spill_bytes"] == 0
+    assert content["left_out"] == []
+    verb._print_floors(content)
+    assert (
+        "Floors on an H200, a model from its rates: nothing of this table was measured"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.slow
+def test_torch_compile_is_measured(call):
+    content = document(call("bench", "relu", *SMALL, "--backends", "eager,compile", "--json")[1], "bench")
+    assert content["left_out"] == []
+    rows = [row for row in content["rows"] if row["backend"] == "compile"]
+    assert [(row["pass"], row["note"]) for row in rows] == [
+        ("forward", "mode=default"),
+        ("backward", "mode=default"),
+    ]
+    assert all(row["median_us"] > 0 and row["speedup_over_eager"] > 0 for row in rows)
 
 
 # what a comparison compares

@@ -63,6 +63,18 @@ def test_options_reach_the_kernels(call):
     assert content("--groups", "5")["groups"] == 4  # the largest divisor up to what is asked for
 
 
+def test_what_is_printed_says_for_which_device_it_is(call, monkeypatch):
+    monkeypatch.delenv("EVONAS_KERNEL_COOPERATIVE", raising=False)
+    arguments = ("kernel", "bn_relu", "--shape", "128,16,32,32", "--groups", "16")
+    assert "on sm_90: " in call(*arguments)[2]
+    content = document(call(*arguments, "--json")[1], "kernel")
+    assert {one["target"] for one in content["passes"]} == {"sm_90"}
+    assert len(content["passes"][0]["launches"]) > 1
+    monkeypatch.setenv("EVONAS_KERNEL_COOPERATIVE", "1")
+    content = document(call(*arguments, "--json")[1], "kernel")
+    assert len(content["passes"][0]["launches"]) == 1
+
+
 def test_a_candidate_of_a_run(call, finished):
     best = call("show", finished[0], "best", "--json")[1]
     shown = document(best, "show")["formula"]
@@ -162,3 +174,26 @@ def test_compiled_for_a_device_that_is_not_here(call):
     (line,) = [line for line in out.splitlines() if line.lstrip().startswith("sm_90")]
     assert str(rows[0]["registers"]) in line.split()
     assert "backward" not in out
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+def test_source_and_table_are_of_one_plan(call):
+    """The source is for the first target, and says so."""
+    arguments = ("kernel", "x / rms[c](x)", "--layout", "btc", "--shape", "64,64,64", "--json")
+
+    def read(targets, *more):
+        content = document(call(*arguments, "--compile-for", targets, *more)[1], "kernel")
+        (target,) = {one["target"] for one in content["passes"]}
+        launches = [
+            (a["kernel"], a["programs"], a["warps"]) for p in content["passes"] for a in p["launches"]
+        ]
+        rows = {}
+        for row in content["kernels"]:
+            rows.setdefault(row["target"], []).append((row["kernel"], row["programs"], row["warps"]))
+        return target, launches, rows
+
+    target, launches, rows = read("gfx942")
+    assert (target, {"gfx942": launches}) == ("gfx942", rows)
+    target, launches, rows = read("sm_90,gfx942", "--backward")
+    assert (target, launches) == ("sm_90", rows["sm_90"])
+    assert rows["sm_90"] != rows["gfx942"]  # or this test would say nothing

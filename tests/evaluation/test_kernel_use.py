@@ -351,6 +351,19 @@ def test_the_choice_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         choose("atuo", "cpu")
 
 
+@pytest.mark.usefixtures("without_triton")
+def test_the_choice_on_a_gpu_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    left = choose("auto", "cuda")
+    assert (left.backend, left.used) == ("eager", "none")
+    assert left.why == "evaluation.kernels needs triton on a GPU, and it is not installed"
+    with pytest.raises(
+        EnvironmentUnusable, match=r"(?s)needs triton on a GPU.*pip install triton, or --kernels off"
+    ):
+        choose("on", "cuda")
+    assert choose("off", "cuda").why == "evaluation.kernels is off"
+
+
 @needs_compiler
 def test_a_module_in_c() -> None:
     layer = Layer("silu", _graph("gn_silu"))

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from evonas.kernels.kernel_specs import kernel_specs, layer_source, layer_specs, limits_on, live_elements
 from evonas.kernels.lowering import plans
 from evonas.kernels.offline import CompileReport, compile_spec
 from evonas.kernels.programs import LayerSpec
 from evonas.kernels.roofline import MACHINES, PassCost, executed_per_element, floor, pass_cost, tile_passes
+from evonas.kernels.runtime import limits_for
 from evonas.kernels.sass import Counts, KernelCounts
+from evonas.kernels.tiling import LIMITS
 from evonas.kernels.traffic import traffic
 
 from evonas.errors import UsageError
@@ -142,6 +145,15 @@ def test_widths_of_a_class_have_one_key(tmp_path: Path) -> None:
     )
     for other in others:
         assert not set(other) & set(held)
+
+
+def test_one_variable_allows_cooperative_kernels_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EVONAS_KERNEL_COOPERATIVE", raising=False)
+    assert limits_on("sm_90") == LIMITS
+    monkeypatch.setenv("EVONAS_KERNEL_COOPERATIVE", "1")
+    assert all(limits_on(target).cooperative for target in ("sm_80", "gfx942"))
+    monkeypatch.setattr("evonas.kernels.runtime._processors", lambda index: 132)
+    assert limits_for(torch.device("cuda", 0)) == limits_on("sm_90")
 
 
 @NEEDS_TRITON

@@ -204,13 +204,47 @@ def test_the_mean_of_a_short_row_is_found_again() -> None:
         (LayerSpec(GROUP), (2, 8, 4), 4, "does not fit layout"),
         (LayerSpec(GROUP), (1, 2, 2**16, 2**16), 1, "too large"),
         (LayerSpec("max(x, 0)", affine=False), (2**13, 2**13, 2**9, 2), 1, "too large"),
-        (LayerSpec("x / rms[w,h](x)"), (2**16, 2**15, 64, 128), 1, "programs for a tensor"),
-        (LayerSpec(GROUP, memory="rows_last"), (2, 8, 4, 4), 4, "memory order"),
+        (LayerSpec("x / rms[w,h](x)"), (2**16, 2**15, 64, 128), 1, "a grid has at most"),
     ],
 )
 def test_bad_input(spec: LayerSpec, shape: tuple[int, ...], groups: int, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as caught:
         plans(spec, shape, groups, replace(LIMITS, fill=1))
+    assert caught.value.message.startswith(f"{spec.formula}: ")
+    assert caught.value.hint
+
+
+def test_a_memory_order_that_there_is_not() -> None:
+    with pytest.raises(UsageError, match="memory order"):
+        plans(LayerSpec(GROUP, memory="rows_last"), (2, 8, 4, 4), 4)
+
+
+def test_a_node_that_cannot_be_lowered() -> None:
+    """It is named, as a formula, beside the layer's formula."""
+    with pytest.raises(UsageError) as caught:
+        plans(LayerSpec("x - tanh(cmean[t](x))", "btc"), (2, 3, 4), 1)
+    start = (
+        "cmean[t](x) in x - tanh(cmean[t](x)) cannot be lowered: primitive 'cmean' has no Triton expression"
+    )
+    assert caught.value.message.startswith(start)
+    assert "backend='eager'" in (caught.value.hint or "")
+    with pytest.raises(UsageError, match=r"^crms\[t\]\(x\) cannot be lowered: primitive 'crms'"):
+        plans(LayerSpec("crms[t](x)", "btc"), (2, 3, 4), 1)
+
+
+def test_a_gradient_that_cannot_be_lowered() -> None:
+    define_primitive("unspelled", source="this test", gradient=lambda ops, g, y, a: (g,))(lambda xp, a: a)
+    define_primitive(
+        "only_forward", triton="{0}", source="this test", gradient=lambda ops, g, y, a: (ops.unspelled(g),)
+    )(lambda xp, a: a)
+    try:
+        with pytest.raises(UsageError) as caught:
+            plans(LayerSpec("x + only_forward(x)"), (2, 4, 2, 2), 1)
+    finally:
+        for name in ("unspelled", "only_forward"):
+            primitives.registry.unregister(name)
+    start = "the gradient of only_forward(x) in x + only_forward(x) cannot be lowered: primitive 'unspelled' has no"
+    assert caught.value.message.startswith(start)
 
 
 def test_an_axis_that_the_layout_lacks() -> None:

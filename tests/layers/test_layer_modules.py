@@ -9,7 +9,7 @@ import json
 import pytest
 import torch
 
-from evonas.errors import EvonasError, FormulaError, UsageError
+from evonas.errors import EnvironmentUnusable, EvonasError, FormulaError, UsageError
 from evonas.graph import Graph
 from evonas.layers import ZOO, GraphLayer, Layer, named_layer, resolve_layer
 
@@ -211,6 +211,18 @@ def test_what_a_layer_refuses():
         resolve_layer("evonorm_s00")
     with pytest.raises(UsageError, match=r"cannot read a layer from .*nowhere\.json"):
         resolve_layer("nowhere.json")
+
+
+@pytest.mark.usefixtures("without_triton")
+def test_without_triton():
+    """The backend "triton" is refused at once, "auto" is the eager reference."""
+    with pytest.raises(
+        EnvironmentUnusable, match=r"(?s)needs triton, which is not installed.*pip install triton"
+    ):
+        named_layer("gn_silu").module(C, backend="triton", groups=3)
+    made = named_layer("gn_silu").module(C, groups=3)
+    assert type(made) is GraphLayer
+    assert torch.equal(made(data()), named_layer("gn_silu").module(C, backend="eager", groups=3)(data()))
 
 
 def test_tokens_with_batch_statistics():

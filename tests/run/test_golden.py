@@ -11,11 +11,13 @@ from evonas.run.directory import RunDirectory
 from evonas.run.log import scan_log
 
 RUNS = Path(__file__).parents[2] / "runs"
-GOLDEN = sorted(p.parent for kind in ("golden", "language") for p in (RUNS / kind).glob("*/run.json"))
+#: images, language models, both at once
+KINDS = ("golden", "language", "worlds")
+GOLDEN = sorted(p.parent for kind in KINDS for p in (RUNS / kind).glob("*/run.json"))
 
 
-def test_there_is_a_run_of_images_and_one_of_language_models() -> None:
-    assert {path.parent.name for path in GOLDEN} == {"golden", "language"}
+def test_there_is_a_run_of_each_kind() -> None:
+    assert sorted(path.parent.name for path in GOLDEN) == sorted(KINDS)
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda p: p.name)
