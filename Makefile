@@ -72,9 +72,9 @@ bench: $(STAMP) ## Measure: search loop, log and workers, into benchmarks/result
 	  mv benchmarks/results/$$name.json.part benchmarks/results/$$name.json; \
 	done; exit $$status
 
-# Each of these takes minutes; the first two are counts and do not depend on the machine.
-KERNEL_BENCHMARKS := inductor_traffic kernel_traffic nested_layers "kernel_budget --random 20 100" compile_pool \
-  kernel_fuzz c_backend linear_attention
+# Each of these takes minutes; the first four are counts and do not depend on the machine.
+KERNEL_BENCHMARKS := inductor_traffic inductor_nested kernel_traffic nested_layers "kernel_budget --random 20 100" \
+  compile_pool kernel_fuzz candidate_batches c_backend linear_attention
 
 bench-kernels: $(STAMP) ## Measure without a GPU: bytes, instructions, compile times, generated C
 	@mkdir -p benchmarks/results

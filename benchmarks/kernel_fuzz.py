@@ -1,12 +1,17 @@
-"""Random layers on generated kernels in Triton's interpreter against float64 autograd: how many agree. Needs no device.
+"""Layers on generated kernels in Triton's interpreter against float64 autograd: how many agree. Needs no device.
 
-    python benchmarks/kernel_fuzz.py [--graphs 1000] [--small 1000] [--first 10001] [--seconds S] [--json]
+    python benchmarks/kernel_fuzz.py [--graphs 1000] [--small 1000] [--zoo 4] [--bf16 300] [--first 10001]
+                                     [--seconds S] [--json]
 
-The cases are those of ``tests/kernels/interpreted/test_fuzz.py``: random graphs of the sampler, layouts, odd shapes,
-groups, memory orders and limits so small that sweeps, splits and merges happen, outputs and all gradients. Every graph
-ends in one class: within 1e-5 of float64; within eight times the error that rounding to float32 makes, because the
-layer cancels digits; further off. Outputs that float32 cannot hold are not judged and counted apart. ``--small``:
-so many more, from a million seeds further on, all of them with small limits and launches that cost nothing.
+The cases are those of ``tests/kernels/interpreted/test_fuzz.py``: a layer with a drawn layout, odd shape, groups,
+memory order and limits, some so small that sweeps, splits and merges happen; outputs and all gradients are judged.
+Every case ends in one class: within the tolerance of its dtype (1e-5 in float32, 2e-2 in bfloat16); within eight times
+the error that rounding to float32 makes, because the layer cancels digits; further off. Outputs that float32 cannot
+hold are not judged; cases that have some are counted beside that.
+
+Sets: random graphs of the sampler; ``--small``: more of them, from a million seeds further on, all with small limits
+and launches that cost nothing; ``--zoo``: so many cases of every known layer, with either kind of limits; ``--bf16``:
+random graphs on bfloat16 tensors.
 """
 
 from __future__ import annotations
@@ -17,55 +22,111 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import metadata
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).parents[1] / "tests" / "kernels" / "interpreted"
+MILLION = 10**6
 
 
-def fuzz(graphs: int, first: int, seconds: float | None, small: bool = False) -> dict[str, Any]:
-    """Counts, with the cases that do not agree; fewer graphs if the time is up."""
-    sys.path.insert(0, str(TESTS))
+@dataclass(frozen=True)
+class Set:
+    """layers: "random" or "zoo". wanted: graphs, or cases of each layer of the zoo. first: seed of the first case.
+
+    limits: "real or small", or "small" for all.
+    """
+
+    layers: str
+    limits: str
+    wanted: int
+    first: int
+    dtype: str = "float32"
+
+    @property
+    def small(self) -> bool:
+        return self.limits == "small"
+
+    def cases(self) -> Iterator[tuple[str, int]]:
+        """Formula and seed of every case."""
+        return zoo_cases(self.wanted, self.first) if self.layers == "zoo" else self._random()
+
+    def _random(self) -> Iterator[tuple[str, int]]:
+        from test_fuzz import random_graph
+
+        drawn = ((random_graph(seed), seed) for seed in count(self.first))
+        return islice(((str(graph), seed) for graph, seed in drawn if graph is not None), self.wanted)
+
+
+def zoo_cases(each: int, first: int) -> Iterator[tuple[str, int]]:
+    """So many cases of every layer of the zoo; no two have a seed in common."""
+    from evonas.graph import Graph
+    from evonas.layers.zoo import ZOO
+
+    seeds = count(first)
+    for entry in ZOO.values():
+        for _ in range(each):
+            yield str(Graph.parse(entry.formula)), next(seeds)
+
+
+def fuzz(what: Set, seconds: float | None) -> dict[str, Any]:
+    """Counts, with the cases that do not agree; fewer cases if the time is up."""
     import torch
-    from test_fuzz import case, random_graph, run
+    from test_fuzz import case, run
 
     torch.set_num_threads(1)
     started, cpu = time.monotonic(), time.process_time()
-    tried, strict, seed = 0, 0, first - 1
+    tried, strict, tolerance = 0, 0, 0.0
     failed: list[dict[str, Any]] = []
-    rough: list[str] = []
-    overflow: list[str] = []
-    while tried < graphs and (seconds is None or time.monotonic() - started < seconds):
-        seed += 1
-        graph = random_graph(seed)
-        if graph is None:
-            continue
+    cancel: list[str] = []
+    overflow: list[dict[str, Any]] = []
+    for formula, seed in what.cases():
+        if seconds is not None and time.monotonic() - started >= seconds:
+            break
         tried += 1
-        check = run(case(str(graph), seed, small))
+        one = case(formula, seed, what.small)
+        check = run(one, dtype=getattr(torch, what.dtype))
+        tolerance = check.tolerance
         if check.failures:
-            failed.append({"seed": seed, "formula": str(graph), "errors": check.failures,
-                           "eager": {n: check.eager[n] for n in check.failures}})  # fmt: skip
+            failed.append({"formula": formula, "seed": seed, "case": {n: str(v) for n, v in one.items()},
+                           "outputs": sorted(check.failures), "errors": dict(check.errors),
+                           "rounding": dict(check.eager), "overflow": check.overflow})  # fmt: skip
         elif check.strict:
             strict += 1
         else:
-            rough.append(str(graph))
+            cancel.append(formula)
         if check.overflow:
-            overflow.append(str(graph))
+            overflow.append({"formula": formula, "seed": seed, "outputs": check.overflow})
         if tried % 50 == 0:
-            print(f"{tried} graphs, {len(failed)} disagree, {len(rough)} cancel", file=sys.stderr, flush=True)
+            print(f"{tried} cases, {len(failed)} disagree, {len(cancel)} cancel", file=sys.stderr, flush=True)
     return {
-        "limits": "small" if small else "real or small",
-        "wanted": graphs,
-        "graphs": tried,
-        "first_seed": first,
-        "within_1e-5": strict,
-        "within_rounding": len(rough),
+        "layers": what.layers,
+        "limits": what.limits,
+        "dtype": what.dtype,
+        "tolerance": tolerance,
+        "wanted": what.wanted,
+        "first_seed": what.first,
+        "cases": tried,
+        "within_tolerance": strict,
+        "within_rounding": len(cancel),
         "disagree": failed,
         "overflow": overflow,
-        "cancel": rough,
+        "cancel": cancel,
         "cpu_seconds": round(time.process_time() - cpu),
     }
+
+
+def print_set(result: dict[str, Any]) -> None:
+    agree = f"{result['within_tolerance']} within {result['tolerance']:g}"
+    print(f"{result['cases']} cases, {result['layers']}, {result['dtype']}, limits {result['limits']}: {agree}, "
+          f"{result['within_rounding']} as far off as rounding explains, {len(result['disagree'])} disagree, "
+          f"{len(result['overflow'])} overflow")  # fmt: skip
+    for what in ("disagree", "overflow"):
+        for one in result[what]:
+            print(f"  {what}: {one}")
 
 
 def main() -> None:
@@ -74,27 +135,32 @@ def main() -> None:
     )
     parser.add_argument("--graphs", type=int, default=1000)
     parser.add_argument("--small", type=int, default=1000, help="more of them, with small limits")
+    parser.add_argument("--zoo", type=int, default=4, help="cases of every known layer, per kind of limits")
+    parser.add_argument("--bf16", type=int, default=300, help="random graphs in bfloat16")
     parser.add_argument("--first", type=int, default=10_001, help="seed of the first case")
-    parser.add_argument("--seconds", type=float, help="stop after that long")
+    parser.add_argument("--seconds", type=float, help="stop each set after that long")
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args()
     os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
-    sets = [fuzz(given.graphs, given.first, given.seconds)]
-    if given.small:
-        sets.append(fuzz(given.small, given.first + 10**6, given.seconds, small=True))
+    sys.path.insert(0, str(TESTS))
+    first, both = given.first, "real or small"
+    sets = [
+        Set("random", both, given.graphs, first),
+        Set("random", "small", given.small, first + MILLION),
+        Set("zoo", both, given.zoo, first + 2 * MILLION),
+        Set("zoo", "small", given.zoo, first + 3 * MILLION),
+        Set("random", both, given.bf16, first + 4 * MILLION, "bfloat16"),
+    ]
+    made = [fuzz(one, given.seconds) for one in sets if one.wanted]
     versions = {
         name: platform.python_version() if name == "python" else metadata.version(name)
         for name in ("python", "torch", "triton", "numpy", "evonas")
     }
     if given.json:
-        print(json.dumps({"versions": versions, "sets": sets}, indent=2))
+        print(json.dumps({"versions": versions, "sets": made}, indent=2))
         return
-    for result in sets:
-        agree = f"{result['within_1e-5']} within 1e-5, {result['within_rounding']} as far off as rounding explains"
-        wrong = f"{len(result['disagree'])} disagree, {len(result['overflow'])} overflow"
-        print(f"{result['graphs']} graphs, limits {result['limits']}: {agree}, {wrong}")
-        for one in result["disagree"]:
-            print(f"  disagrees: {one}")
+    for result in made:
+        print_set(result)
 
 
 if __name__ == "__main__":

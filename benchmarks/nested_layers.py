@@ -4,16 +4,22 @@
 
 The first 100 different layers of the space whose index sets lie within one another, at the reference shape and at one
 of a proxy, with plans as they are and with those whose programs wait for one another. Counts of sweeps from plans;
-they do not depend on the machine.
+they do not depend on the machine. At the reference shape also beside what torch.compile moves for the same layers, by
+its own convention (a buffer counts once per kernel), from ``results/inductor_nested.json``, which
+``inductor_nested.py`` makes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from kernel_traffic import COOPERATIVE, LIMITS, moved
+from evonas.kernels.tiling import Limits
+from kernel_traffic import COOPERATIVE, LIMITS, PASSES, inductor_rows, inductor_units, moved
 
 from evonas import search_spaces
 from evonas.graph.analysis import depends_on_x
@@ -21,6 +27,7 @@ from evonas.graph.graph import Graph
 from evonas.graph.layout import NCHW
 from evonas.rng import Draws
 
+INDUCTOR = Path(__file__).parent / "results" / "inductor_nested.json"
 #: Name -> shape of x and groups.
 SHAPES = {"reference": ((128, 256, 32, 32), 32), "proxy": ((64, 16, 12, 12), 8)}
 SCHEDULES = {"default": LIMITS, "cooperative": COOPERATIVE}
@@ -55,8 +62,24 @@ def nested_layers() -> tuple[Graph, ...]:
     return tuple(found.values())
 
 
+def against_inductor(rows: Sequence[dict[str, Any]], limits: Limits) -> dict[str, Any]:
+    """Units of both in Inductor's convention: means over the layers, and every pass for which ours are more."""
+    pairs: dict[str, list[tuple[float, float]]] = {which: [] for which in PASSES}
+    above = []
+    for row in rows:
+        ours = moved(row["formula"], row["layout"], row["shape"], groups=row["groups"], limits=limits)
+        for which, mine, theirs in zip(PASSES, ours, inductor_units(row), strict=True):
+            pairs[which].append((mine.unique, theirs))
+            if mine.unique > theirs + 1e-9:
+                above.append({"formula": row["formula"], "pass": which, "ours": round(mine.unique, 4),
+                              "inductor": round(theirs, 4)})  # fmt: skip
+    means = [{which: round(fmean(pair[n] for pair in pairs[which]), 3) for which in PASSES} for n in (0, 1)]
+    return {"layers": len(rows), "above": above, "ours": means[0], "inductor": means[1]}
+
+
 def report() -> list[dict[str, Any]]:
     """One row per shape and schedule; ``above`` are the layers that move more, with their sweeps."""
+    counted = inductor_rows(INDUCTOR) if INDUCTOR.exists() else None
     layers = nested_layers()
     rows = []
     for where, (shape, groups) in SHAPES.items():
@@ -70,6 +93,8 @@ def report() -> list[dict[str, Any]]:
                     )
             rows.append({"where": where, "shape": shape, "groups": groups, "schedule": how, "layers": len(layers),
                          "least": len(layers) - len(above), "above": above})  # fmt: skip
+            if counted is not None and where == "reference":
+                rows[-1]["inductor"] = against_inductor(counted, limits)
     return rows
 
 
@@ -88,6 +113,11 @@ def main() -> None:
         )
         for one in row["above"]:
             print(f"  {one['forward']} / {one['backward']}  {one['formula']}")
+        if "inductor" in row:
+            beside = row["inductor"]
+            print(
+                f"  mean units {beside['ours']}, torch.compile {beside['inductor']}; above it: {beside['above']}"
+            )
 
 
 if __name__ == "__main__":

@@ -270,23 +270,61 @@ def kernel_budget(root: Path) -> str | None:
     return head + table(columns, rows)
 
 
+def _sweep_name(row: Any) -> list[str]:
+    """What a sweep is for, as the cells of a table: target, dtype, x and plans."""
+    memory = "channels last" if row["memory"] == "channels_last" else ""
+    x = f"{_shape(row)} {'tokens' if row['layout'] == 'btc' else memory}".rstrip()
+    waiting = f"cooperative in {row['waiting']} of {row['passes']} passes"
+    return [row["target"], row["dtype"], x, waiting if row["cooperative"] else "default"]
+
+
 @block
 def kernel_sweep(root: Path) -> str | None:
-    """benchmarks/kernel_budget.py, part sweep: many layers, three targets."""
+    """benchmarks/kernel_budget.py, part sweep: many layers for every target, dtype, memory order and kind of plan."""
+    report = results(root, "kernel_budget")
+    if report is None or "sweep" not in report:
+        return None
+    rows, trouble = [], ""
+    for row in report["sweep"]:
+        worst = max(row["spilling"].values(), default=0)
+        rows.append(
+            [*_sweep_name(row), str(row["layers"]), str(len(row["failed"])),
+             f"{len(row['spilling'])} of {row['passes']}" + (f", at most {worst} bytes a thread" if worst else ""),
+             "" if row["narrow_loads"] is None else f"{row['exact'] - len(row['narrow_loads'])} of {row['exact']}",
+             str(row["most_registers"]), f"{row['median_cpu_seconds']:.2f} ({row['max_cpu_seconds']:.2f})"]
+        )  # fmt: skip
+        what = ", ".join(_sweep_name(row))
+        trouble += "".join(f"- {name} ({what}) does not compile\n" for name in row["failed"])
+        if row["spilling"]:
+            known = {name: n for name, n in row["spilling"].items() if not name.startswith("random_")}
+            named = "".join(f"{name} {n}, " for name, n in known.items())
+            others = len(row["spilling"]) - len(known)
+            trouble += f"- spilled bytes a thread ({what}): {named}and {others} passes of random layers\n"
+    columns = ["target", "dtype", "x", "plans", "layers", "do not compile", "passes that spill",
+               "128-bit loads where blocks are full", "most registers", "CPU s a layer (most)"]  # fmt: skip
+    return table(columns, rows) + (f"\n{trouble}" if trouble else "")
+
+
+@block
+def kernel_walls(root: Path) -> str | None:
+    """The same sweeps: instructions and special functions per element against what the bandwidth leaves time for."""
     report = results(root, "kernel_budget")
     if report is None or "sweep" not in report:
         return None
     rows = []
     for row in report["sweep"]:
-        worst = max(row["spilling"].values(), default=0)
-        rows.append(
-            [row["target"], str(row["layers"]), str(len(row["failed"])),
-             f"{len(row['spilling'])} of {row['passes']}" + (f", at most {worst} bytes a thread" if worst else ""),
-             f"{row['exact'] - len(row['narrow_loads'])} of {row['exact']}", str(row["most_registers"]),
-             f"{row['median_cpu_seconds']:.2f} ({row['max_cpu_seconds']:.2f})"]
-        )  # fmt: skip
-    columns = ["target", "layers", "do not compile", "passes that spill", "128-bit loads where blocks are full",
-               "most registers", "CPU s a layer (most)"]  # fmt: skip
+        for which, made in (row["executed"] or {}).items():
+            cells = [*_sweep_name(row)[:3], "cooperative" if row["cooperative"] else "default", which]
+            for what in ("instructions", "mufu"):
+                one = made[what]
+                cells.append(f"{one['median']:.1f} ({one['max']:.1f})")
+                known = one["wall"] is not None
+                cells += (
+                    [f"{one['wall']:.1f}", f"{len(one['above'])} of {made['passes']}"] if known else ["", ""]
+                )
+            rows.append(cells)
+    columns = ["target", "dtype", "x", "plans", "pass", "instructions, median (most)", "wall", "passes above",
+               "special functions, median (most)", "wall", "passes above"]  # fmt: skip
     return table(columns, rows)
 
 
@@ -305,6 +343,33 @@ def nested_layers(root: Path) -> str | None:
 
 
 @block
+def inductor_nested(root: Path) -> str | None:
+    """The same layers beside torch.compile, by its convention: benchmarks/inductor_nested.py and nested_layers.py."""
+    report = results(root, "nested_layers")
+    row = (
+        next((r for r in report["rows"] if "inductor" in r and r["schedule"] == "default"), None)
+        if report
+        else None
+    )
+    if row is None:
+        return None
+    found = row["inductor"]
+    ours, theirs = (" / ".join(f"{found[whose][w]:.2f}" for w in ("forward", "backward"))
+                    for whose in ("ours", "inductor"))  # fmt: skip
+    above = [one["ours"] - one["inductor"] for one in found["above"]]
+    waiting = next(
+        r["inductor"] for r in report["rows"] if "inductor" in r and r["schedule"] == "cooperative"
+    )
+    passes = 2 * found["layers"]
+    most = f", by {max(above):.3f} at most" if above else ""
+    return (
+        f"For the {found['layers']} layers at {_shape(row)}, in one spelling (*graph*): the mean is {ours} of ours in "
+        f"default plans and {theirs} under `torch.compile`. In default plans {len(above)} of {passes} passes are above "
+        f"it{most}; in cooperative ones {len(waiting['above'])}.\n"
+    )
+
+
+@block
 def latency_front(root: Path) -> str | None:
     """benchmarks/latency_front.py: the front of accuracy against latency, and the known layers."""
     report = results(root, "latency_front")
@@ -319,21 +384,37 @@ def latency_front(root: Path) -> str | None:
     return head + table(["layer", "", "accuracy %", "latency us"], rows)
 
 
+def _set_name(one: Any) -> str:
+    return "the zoo" if one["layers"] == "zoo" else "random"
+
+
+def _off(one: Any, failed: Any) -> str:
+    """A case that is further off than rounding explains, with what is."""
+    outputs = "; ".join(
+        f"{name} by {failed['errors'][name]:.1e}, rounding moves it by {failed['rounding'][name]:.1e}"
+        for name in failed["outputs"]
+    )
+    return f"- `{failed['formula']}` ({_set_name(one)}, {one['limits']}, {one['dtype']}): {outputs}\n"
+
+
 @block
 def kernel_fuzz(root: Path) -> str | None:
-    """benchmarks/kernel_fuzz.py: random layers in the interpreter against float64."""
+    """benchmarks/kernel_fuzz.py: layers in the interpreter against float64; below them, every one that is off."""
     report = results(root, "kernel_fuzz")
     if report is None:
         return None
     rows = [
-        [one["limits"]]
-        + [f"{one[name]:,}" for name in ("graphs", "within_1e-5", "within_rounding")]
-        + [str(len(one[name])) for name in ("disagree", "overflow")]
+        [_set_name(one), one["limits"], one["dtype"], f"{one['cases']:,}", f"{one['tolerance']:g}",
+         f"{one['within_tolerance']:,}", f"{one['within_rounding']:,}",
+         *(str(len(one[name])) for name in ("disagree", "overflow"))]
         for one in report["sets"]
-    ]
-    head = f"Triton {report['versions']['triton']}, torch {report['versions']['torch']}, float32.\n\n"
-    off = ["within 1e-5", "as far off as rounding explains", "further off", "beyond float32"]
-    return head + table(["limits", "random layers", *off], rows)
+    ]  # fmt: skip
+    head = f"Triton {report['versions']['triton']}, torch {report['versions']['torch']}.\n\n"
+    columns = ["layers", "limits", "dtype", "cases", "tolerance", "within it", "as far off as rounding explains",
+               "further off", "with outputs beyond float32"]  # fmt: skip
+    off = "".join(_off(one, failed) for one in report["sets"] for failed in one["disagree"])
+    below = f"Further off:\n\n{off}" if off else "None is further off.\n"
+    return f"{head}{table(columns, rows)}\n{below}"
 
 
 @block
@@ -376,6 +457,20 @@ def first_steps(root: Path) -> str | None:
 
 #: Layers of benchmarks/c_backend.py; "bn_relu native" is a yardstick beside them.
 C_LAYERS = ("evonorm_s0", "evonorm_b0", "random")
+
+
+@block
+def candidate_batches(root: Path) -> str | None:
+    """benchmarks/candidate_batches.py, part host: what a fingerprint costs, and what the gradients as graphs cost."""
+    report = results(root, "candidate_batches")
+    if report is None:
+        return None
+    host = report["host"]
+    return (
+        f"Per second of one core, over {report['candidates']:,} random layers: {host['numpy_fingerprint']:,.0f} "
+        f"fingerprints in numpy, gradients and all; {host['symbolic_gradients']:,.0f} candidates whose gradients are "
+        f"made as graphs; {host['programs']:,.0f} whose programs are.\n"
+    )
 
 
 @block

@@ -59,6 +59,26 @@ def test_a_block_without_a_measurement_is_empty(script: ModuleType, tmp_path: Pa
     assert "workers -->\n<!-- /numbers -->" in (tmp_path / "README.md").read_text()
 
 
+def test_every_layer_that_is_off_is_listed(script: ModuleType, tmp_path: Path) -> None:
+    make_tree(tmp_path, PAGE)
+    failed = {"formula": "x / x", "outputs": ["dx", "y"], "errors": {"dx": 0.5, "y": 2e-5, "dv0": 0.0},
+              "rounding": {"dx": 0.01, "y": 1e-7, "dv0": 0.0}}  # fmt: skip
+    one = {"layers": "random", "limits": "small", "dtype": "float32", "tolerance": 1e-5, "cases": 1000,
+           "within_tolerance": 990, "within_rounding": 9, "disagree": [failed], "overflow": []}  # fmt: skip
+    clean = {**one, "layers": "zoo", "dtype": "bfloat16", "tolerance": 0.02, "disagree": []}
+    path = tmp_path / "benchmarks" / "results" / "kernel_fuzz.json"
+    for sets, last in (
+        ([one, clean], "- `x / x` (random, small, float32): dx by 5.0e-01, rounding moves it by 1.0e-02; "
+                       "y by 2.0e-05, rounding moves it by 1.0e-07"),
+        ([clean], "None is further off."),
+    ):  # fmt: skip
+        path.write_text(json.dumps({"versions": {"triton": "3", "torch": "2"}, "sets": sets}))
+        lines = script.kernel_fuzz(tmp_path).splitlines()
+        assert lines[-1] == last
+        assert len([line for line in lines if line.startswith("| ")]) == 2 + len(sets)
+    assert "| the zoo | small | bfloat16 | 1,000 | 0.02 | 990 | 9 | 0 | 0 |" in lines
+
+
 def test_an_unknown_block_is_named(script: ModuleType, tmp_path: Path) -> None:
     make_tree(tmp_path, PAGE.replace("search_loop_targets", "serach"))
     with pytest.raises(SystemExit, match="serach"):

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 from evonas.kernels.kernel_specs import layer_specs
+from evonas.kernels.lowering import plans
 from evonas.kernels.offline import compile_spec
 from evonas.kernels.programs import LayerSpec
-from evonas.kernels.roofline import pass_cost
+from evonas.kernels.roofline import MACHINES, PassCost, floor, pass_cost
 
 from evonas.layers.zoo import ZOO
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 
 IMAGES, TOKENS = ("nchw", (128, 256, 32, 32)), ("btc", (1, 16384, 4096))
-#: Thread instructions per element of x in bfloat16, forward and backward, and spilled bytes per thread.
-#: A pass at 4.3 TB/s has time for about 30 and 45 on an H200.
+#: Thread instructions per element of x in bfloat16, forward and backward, and spilled bytes per thread. What the
+#: bandwidth leaves time for is in benchmarks/kernel_budget.py, ``walls``.
 LAYERS = {
     "layer_norm": ("(x - mean[c](x)) / std[c](x)", TOKENS, (16, 30), 0),
     "evonorm_s0": (ZOO["evonorm_s0"].formula, IMAGES, (24, 50), 0),
@@ -37,6 +38,23 @@ def test_executed_instructions(name: str, tmp_path: Path) -> None:
         assert cost.mufu <= 2, f"{name} {one.which}: {cost}"
         assert cost.spill_bytes <= spill, f"{name} {one.which}: {cost}"
         assert cost.wide_loads
+
+
+def test_what_the_bandwidth_leaves_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the wall, moving the tensors once takes as long as the instructions do."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from kernel_budget import SWEEPS, walls
+
+    found = walls(SWEEPS["sm_90"])
+    assert found is not None
+    both = plans(LayerSpec(LAYERS["gn_silu"][0]), IMAGES[1], 32)
+    for plan, one in ((both.forward, found["forward"]), (both.backward, found["backward"])):
+        cost = PassCost(one["instructions"], one["mufu"], 40, 0, 0, True, 0.0, 1)
+        least = floor(plan, 2, cost, MACHINES["H200"])
+        assert least.issue == pytest.approx(least.bandwidth, rel=0.01)
+        assert least.special == pytest.approx(least.bandwidth, rel=0.01)
+    assert walls(SWEEPS["fp32"])["forward"]["instructions"] == 2 * found["forward"]["instructions"]  # type: ignore[index]
+    assert walls(SWEEPS["gfx942"]) is None
 
 
 #: Random layers whose backward kernels hold more tensors at once than 1024 threads have registers for.

@@ -126,6 +126,27 @@ def test_the_file_is_what_the_runtime_loads(tmp_path: Path) -> None:
     assert "tanh.approx" not in Path(other.specs[0].path).read_text()
 
 
+def test_widths_of_a_class_have_one_key(tmp_path: Path) -> None:
+    """One compiled kernel serves them: blocks of 4096, sizes that are arguments and no multiples of 16."""
+
+    def keys(channels: int, dtype: str = "bf16", target: str = "sm_90") -> list[str]:
+        spec = LayerSpec("(x - mean[c](x)) / std[c](x)", "btc")
+        passes = layer_specs(spec, (8, 2048, channels), 1, dtype=dtype, target=target, folder=tmp_path)
+        return [made.key(target) for one in passes for made in one.specs]
+
+    held = keys(3000)
+    assert keys(3100) == held
+    assert len(set(held)) == len(held) == 2
+    others = (
+        keys(3008),  # a multiple of 16: other loads
+        keys(1500),  # other blocks
+        keys(3000, dtype="fp32"),
+        keys(3000, target="sm_80"),
+    )
+    for other in others:
+        assert not set(other) & set(held)
+
+
 def test_one_variable_allows_cooperative_kernels_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EVONAS_KERNEL_COOPERATIVE", raising=False)
     assert limits_on("sm_90") == LIMITS

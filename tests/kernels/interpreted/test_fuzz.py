@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import random
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from evonas.kernels import runtime
+from evonas.kernels import verify as verifying
 from evonas.kernels.programs import LayerSpec
 from evonas.kernels.tiling import LIMITS, Limits
-from evonas.kernels.verify import Check, verify
+from evonas.kernels.verify import SLACK, Check, verify
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import evonas
 from evonas import search_spaces
 from evonas.graph import Graph
 from evonas.layers.zoo import ZOO
@@ -179,6 +182,111 @@ def test_random_graphs_in_bfloat16(seed: int) -> None:
     check = run(one, dtype=torch.bfloat16)
     # the graph itself may magnify the rounding of its input without bound, so eager on the same input is the measure
     assert not check.failures, describe(one, check)
+
+
+#: The smallest normal and the largest number of float16: below, its steps are coarser than the tolerance.
+HELD = (2.0**-14, 65504.0)
+
+
+@settings(max_examples=30, **OPTIONS)
+@given(st.integers(0, 2**31))
+def test_random_graphs_in_float16(seed: int) -> None:
+    graph = random_graph(seed)
+    if graph is None:
+        return
+    one = case(str(graph), seed)
+    reference, wanted = verifying._eager, []
+
+    def eager(*args: Any) -> dict[str, torch.Tensor]:
+        wanted.append(reference(*args))
+        return wanted[-1]
+
+    with mock.patch.object(verifying, "_eager", eager):
+        check = run(one, dtype=torch.float16)
+    # tensors like x have the dtype of x, parameters and their gradients do not
+    held = {n: HELD[0] <= float(wanted[0][n].abs().max()) <= HELD[1] for n in ("y", "dx")}
+    judged = {n: e for n, e in check.failures.items() if held.get("dx" if n == "dresidual" else n, True)}
+    assert not judged, describe(one, check)
+
+
+#: Formula, shape and groups: many channels, few elements, some widths with no factor of 16.
+WIDE = [
+    ("x * sigmoid(v1 * x) / std[w,h,c/g](x)", (2, 520, 1, 1), 8),
+    ("x * sigmoid(v1 * x) / std[w,h,c/g](x)", (2, 520, 2, 2), 4),
+    ("max((x - mean[b,w,h](x)) / std[b,w,h](x), 0)", (3, 520, 1, 1), 8),
+    ("x / max(std[b,w,h](x), v1 * x + std[w,h](x))", (2, 513, 2, 1), 3),
+    ("(x - mean[w,h,c](x)) / std[w,h,c](x)", (2, 520, 2, 2), 4),
+    ("max(rms[w,h,c/g](std[b,w,h](x)), x) * v0", (2, 520, 1, 2), 4),
+    ("x / rms[c](v0 + x)", (2, 1023, 1, 1), 1),
+]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "tokens"])
+@pytest.mark.parametrize(("formula", "shape", "groups"), WIDE)
+def test_many_channels(formula: str, shape: tuple[int, ...], groups: int, layout: str) -> None:
+    if layout == "tokens":
+        spec = LayerSpec(to_tokens(formula), "btc")
+        shape = (shape[0], shape[2] * shape[3] + 2, shape[1])
+    else:
+        spec = LayerSpec(formula, "nchw", layout)
+    # once with sweeps and splits
+    some = Limits(4, 128, 128, 128, 128, 4, 0, launch=0) if layout == "channels_last" else LIMITS
+    one = {"spec": spec, "shape": shape, "groups": groups, "seed": 1, "limits": some}
+    check = run(one)
+    assert check.strict, describe(one, check)
+
+
+def over_the_batch(count: int) -> list[tuple[int, str]]:
+    """The first random graphs with moments over the batch, with their seeds."""
+    found: list[tuple[int, str]] = []
+    seed = 0
+    while len(found) < count:
+        graph = random_graph(seed)
+        if graph is not None and graph.uses_batch:
+            found.append((seed, str(graph)))
+        seed += 1
+    return found
+
+
+@pytest.mark.parametrize("first", range(0, 40, 10))
+def test_random_graphs_with_running_statistics(first: int) -> None:
+    """In evaluation what was a moment over the batch is an input; the module sees to it."""
+    for seed, formula in over_the_batch(first + 10)[first:]:
+        one = case(formula, seed)
+        spec, shape = one["spec"], one["shape"]
+        random = torch.Generator().manual_seed(seed)
+        layer = evonas.layer(spec.formula)
+        channels = shape[1] if spec.layout == "nchw" else shape[2]
+        options = {"layout": spec.layout, "groups": one["groups"], "affine": spec.affine}
+        rough = layer.module(channels, backend="eager", **options)
+        with torch.no_grad():
+            for p in rough.parameters():
+                p.add_(0.5 * torch.randn(p.shape, generator=random))
+        for _ in range(3):
+            rough(torch.randn(shape, generator=random))
+        x, dy = (torch.randn(shape, generator=random) for _ in range(2))
+        if spec.memory == "channels_last":
+            x = x.contiguous(memory_format=torch.channels_last)
+        exact = layer.module(channels, backend="eager", **options).double()
+        fused = layer.module(channels, backend="triton", **options)
+        results = []
+        for module in (fused, exact, rough):
+            module.load_state_dict(rough.state_dict())
+            given_x = x.double() if module is exact else x.clone(memory_format=torch.preserve_format)
+            with runtime.scheduled_with(one["limits"]):
+                y = module.eval()(given_x.requires_grad_())
+                if y.requires_grad:  # without an affine, statistics alone need no gradient
+                    y.backward(dy.to(y.dtype))
+            grads = (
+                torch.zeros_like(t) if t.grad is None else t.grad for t in (given_x, *module.parameters())
+            )
+            results.append([y.detach(), *grads])
+        for found, wanted, eager in zip(*results, strict=True):
+            if not (wanted.abs() <= torch.finfo(torch.float32).max).all():
+                continue
+            size = max(float(wanted.abs().max()), 1e-30)
+            off, rounding = (float((t - wanted).abs().max()) / size for t in (found, eager))
+            assert off <= max(1e-5, SLACK * rounding), f"{one}: {off}, float32 itself: {rounding}"
 
 
 EXTREMES = {

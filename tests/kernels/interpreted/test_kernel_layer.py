@@ -121,6 +121,31 @@ def test_frozen_statistics_are_used() -> None:
         assert torch.equal(p, q)
 
 
+def test_groups_that_do_not_divide_the_channels() -> None:
+    """The module takes the largest count that does; the operator, which is given a count, refuses one that does not."""
+    torch.manual_seed(0)
+    layer = evonas.layer("evonorm_s0")
+    for channels, groups, taken in ((10, 4, 2), (7, 4, 1), (9, 32, 9), (65, 32, 13)):
+        fused = layer.module(channels, backend="triton", groups=groups)
+        exact = layer.module(channels, backend="eager", group_size=channels // taken).double()
+        assert fused.groups == exact.groups == taken
+        x = torch.randn(2, channels, 3, 5)
+        grads = []
+        for module, given in ((fused, x.clone()), (exact, x.double())):
+            given.requires_grad_()
+            module(given).square().sum().backward()
+            grads.append((given.grad, *(p.grad for p in module.parameters())))
+        assert close(fused(x), exact(x.double()), torch.float32)
+        for found, wanted in zip(*grads, strict=True):
+            assert close(found, wanted, torch.float32)
+    with pytest.raises(UsageError, match="group_size=3 does not divide 10 channels"):
+        layer.module(10, backend="triton", group_size=3)
+    vectors = [torch.ones(10)] * 3
+    text = encode(LayerSpec(layer.formula))
+    with pytest.raises(UsageError, match="4 groups do not divide 10 channels"):
+        layer_forward(torch.randn(2, 10, 3, 5), None, vectors, [], text, 4)
+
+
 def test_a_diverged_network_looks_diverged() -> None:
     for case in (CASES[1], CASES[2]):
         eager, fused = pair(*case)
