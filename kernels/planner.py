@@ -161,7 +161,12 @@ class _Planner:
         domain = self._domain(roots)
         totals = bool(work.totals)
         limits = self.limits
-        if self.backward and self._full_rank(work) >= HEAVIEST:
+        work_each = self._full_rank(work) if self.backward else 0
+        if work_each >= HEAVIEST or (totals and work_each >= HEAVY and self.axes[-1] in self.channels):
+            # sums for the vectors' gradients take as many registers as tensors do where channels lie innermost
+            limits = replace(limits, fill=limits.fill // 2)
+        elif totals and self.sizes[self.axes[-1]] % 8:
+            # every element has an address and a mask of its own
             limits = replace(limits, fill=limits.fill // 2)
         elements = prod(self.sizes[a] for a in domain)
 

@@ -259,7 +259,8 @@ def _sweep(
     inner = axes[-1]
     if inner not in (*swept, *resident, *idle, loop):
         # neighbours in memory have to lie in one tile, or every load takes a cache line for one number
-        blocks[inner] = min(power_of_two(sizes[inner]), 64)
+        room = limits.resident_forward // max(1, prod(blocks.values()))
+        blocks[inner] = min(power_of_two(sizes[inner]), max(8, min(64, room)))
     _fill(blocks, sizes, list(reversed(swept)), limits.fill if split else limits.sweep)
     return _finish(axes, sizes, blocks, resident, swept, loop, limits, split, idle)
 
