@@ -160,7 +160,7 @@ def worlds_ranking(root: Path) -> str | None:
         scores = [_score(run, p, *row["per_proxy"][p]) for p in run.proxies]
         cells.append(
             [
-                row["name"],
+                f"`{row['name']}`" if "[" in row["name"] else row["name"],
                 row["arm"],
                 f"`{row['formula']}`",
                 _spread(row["mean"], row["std"]),

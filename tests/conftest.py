@@ -33,3 +33,9 @@ def without_triton(monkeypatch):
     others = [_Others if finder is PathFinder else finder for finder in sys.meta_path]
     monkeypatch.setattr(sys, "meta_path", others)
     monkeypatch.delitem(sys.modules, "triton", raising=False)
+    layer = sys.modules.get("evonas.layers.layer")  # which asks once and remembers
+    if layer is not None:
+        layer._triton_installed.cache_clear()
+    yield
+    if "evonas.layers.layer" in sys.modules:
+        sys.modules["evonas.layers.layer"]._triton_installed.cache_clear()
