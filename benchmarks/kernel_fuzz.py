@@ -93,7 +93,7 @@ def fuzz(what: Set, seconds: float | None) -> dict[str, Any]:
         if check.failures:
             failed.append({"formula": formula, "seed": seed, "case": {n: str(v) for n, v in one.items()},
                            "outputs": sorted(check.failures), "errors": dict(check.errors),
-                           "rounding": dict(check.eager), "overflow": check.overflow})  # fmt: skip
+                           "rounding": dict(check.rounding), "overflow": check.overflow})  # fmt: skip
         elif check.strict:
             strict += 1
         else:

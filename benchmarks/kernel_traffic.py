@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from evonas.kernels.lowering import plans
-from evonas.kernels.plan import Plan
+from evonas.kernels.plan import sweeps
 from evonas.kernels.programs import LayerSpec
 from evonas.kernels.tiling import LIMITS, Limits
-from evonas.kernels.traffic import TENSORS, traffic
+from evonas.kernels.traffic import traffic
 
 import evonas
 
@@ -52,16 +52,6 @@ class Moved:
     kernels: int
 
 
-def tensor_sweeps(plan: Plan) -> int:
-    """How many times a plan goes through a buffer of the size of x, reading or writing."""
-    total = 0
-    for launch in plan.launches:
-        buffers = dict(zip(launch.kernel.pointers, launch.tensors, strict=True))
-        for counts in (launch.kernel.reads, launch.kernel.writes):
-            total += sum(times for pointer, times in counts.items() if buffers[pointer] in TENSORS)
-    return total
-
-
 def moved(
     formula: str,
     layout: str,
@@ -82,7 +72,7 @@ def moved(
     found = []
     for plan in (both.forward, both.backward):
         count = traffic(plan, itemsize, vectors)
-        found.append(Moved(count.swept_units, count.unique_units, tensor_sweeps(plan), count.kernels))
+        found.append(Moved(count.swept_units, count.unique_units, sweeps(plan), count.kernels))
     return found[0], found[1]
 
 

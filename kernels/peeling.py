@@ -25,7 +25,6 @@ class Peel:
     """
 
     group: tuple[int, ...]
-    over: Axes
     tiling: Tiling
     passing: tuple[int, ...] = ()
     tensors: tuple[str, ...] = ()
@@ -127,7 +126,7 @@ def next_peel(
     tiling = tiling_of(group)
     assert tiling is not None
     passing, tensors = _on_the_way(work, known, group, tiling) if apart else ((), ())
-    return Peel(tuple(group), ir[group[0]].over, tiling, passing, tensors)
+    return Peel(tuple(group), tiling, passing, tensors)
 
 
 def _alike(ir: IR, reductions: Iterable[int], over: Axes) -> list[int]:

@@ -41,6 +41,11 @@ class Launch:
     registers: int | None = None
 
     @property
+    def buffers(self) -> Mapping[str, str]:
+        """The buffer that each pointer argument is called with."""
+        return dict(zip(self.kernel.pointers, self.tensors, strict=True))
+
+    @property
     def cooperative(self) -> bool:
         """Whether all programs have to run at once."""
         return self.tiling is not None and self.tiling.team is not None
@@ -83,5 +88,5 @@ def sweeps(made: Plan) -> int:
         for launch in made.launches
         for counts in (launch.kernel.reads, launch.kernel.writes)
         for pointer, times in counts.items()
-        if dict(zip(launch.kernel.pointers, launch.tensors, strict=True))[pointer] in TENSORS
+        if launch.buffers[pointer] in TENSORS
     )

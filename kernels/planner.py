@@ -216,7 +216,8 @@ class _Planner:
     def _statistics(self, peel: Peel, work: Work) -> Work:
         """Kernels for a group of statistics; returns the work that is left."""
         number = sum(name.startswith("partial") for name in self.buffers)
-        group, over, tiling = peel.group, peel.over, peel.tiling
+        group, tiling = peel.group, peel.tiling
+        over = self.ir[group[0]].over
         passing = {i: f"passing{number}_{n}" for n, i in enumerate(peel.passing)}
         part = Work(
             self.ir,

@@ -61,8 +61,7 @@ def pass_cost(plan: Plan, reports: Sequence[CompileReport]) -> PassCost:
 
 
 def _reads_tensors(launch: Launch) -> bool:
-    buffers = dict(zip(launch.kernel.pointers, launch.tensors, strict=True))
-    return any(buffers[pointer] in TENSORS for pointer in launch.kernel.reads)
+    return any(launch.buffers[pointer] in TENSORS for pointer in launch.kernel.reads)
 
 
 def executed_per_element(plan: Plan, launch: Launch, report: CompileReport) -> tuple[float, float]:

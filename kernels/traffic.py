@@ -48,7 +48,7 @@ def traffic(plan: Plan, itemsize: int, vectors: int = ACCUMULATOR) -> Traffic:
         for counts in (launch.kernel.reads, launch.kernel.writes):
             for pointer, times in counts.items():
                 size = _bytes(plan, launch, pointer, elements, itemsize, vectors)
-                is_tensor = _buffer(launch, pointer) in TENSORS
+                is_tensor = launch.buffers[pointer] in TENSORS
                 swept += size * (times if is_tensor else 1)
                 unique += size
     rows = plan.buffers.get("rows")
@@ -58,12 +58,8 @@ def traffic(plan: Plan, itemsize: int, vectors: int = ACCUMULATOR) -> Traffic:
     return Traffic(swept, unique, elements * itemsize, len(plan.launches) + (rows is not None))
 
 
-def _buffer(launch: Launch, pointer: str) -> str:
-    return dict(zip(launch.kernel.pointers, launch.tensors, strict=True))[pointer]
-
-
 def _bytes(plan: Plan, launch: Launch, pointer: str, elements: int, itemsize: int, vectors: int) -> int:
-    name = _buffer(launch, pointer)
+    name = launch.buffers[pointer]
     if name in TENSORS:
         return elements * itemsize
     if name in plan.given:

@@ -46,7 +46,7 @@ class Check:
     """
 
     errors: Mapping[str, float]
-    eager: Mapping[str, float]
+    rounding: Mapping[str, float]
     overflow: tuple[str, ...]
     tolerance: float
 
@@ -61,7 +61,7 @@ class Check:
         return {
             name: error
             for name, error in self.errors.items()
-            if not error <= max(self.tolerance, SLACK * self.eager[name])
+            if not error <= max(self.tolerance, SLACK * self.rounding[name])
         }
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from _page_numbers import block, committed_run, funnel_of, results, table
+from _page_numbers import block, committed_run, funnel_of, results, spread, table
 
 #: A slope up to which a change of activations counts as one that does not depend on the width.
 FLAT = 0.15
@@ -23,30 +23,44 @@ def _bits(mean: float | None, std: float | None) -> str:
     return _spread(None if mean is None else 8 * (1 - mean), None if std is None else 8 * std)
 
 
+def _score(run: Any, proxy: str, mean: float | None, std: float | None) -> str:
+    """A score in the unit that is usual for the proxy: accuracy in %, or bits per byte."""
+    from evonas import proxies
+
+    return _bits(mean, std) if proxies.get(proxy).kind == "text" else spread((mean, std))
+
+
+def _ranking(run: Any, mean: str, of: Callable[[Any], tuple[str, str]]) -> str:
+    """The final ranking of a run. mean: what the column of means is called; of: a row's mean and its difference from
+    the best baseline, as text."""
+    rows = run.ranking()
+    best = next((r["versus"]["name"] for r in rows if r["versus"]), "the best baseline")
+    cells = []
+    for row in rows:
+        whole, difference = of(row)
+        name = f"`{row['name']}`" if "[" in row["name"] else row["name"]  # a formula may look like a link
+        scores = [_score(run, p, *row["per_proxy"][p]) for p in run.proxies]
+        cells.append([name, row["arm"], f"`{row['formula']}`", whole, *scores, str(row["n"]), difference])
+    return table(["layer", "arm", "formula", mean, *run.proxies, "n", f"against {best}"], cells)
+
+
 @block
 def language_ranking(root: Path) -> str | None:
     """The final ranking of the committed run: bits per byte of held-out text over fresh seeds."""
     run = committed_run(root, "language")
-    if run is None or not (rows := run.ranking()):
+    if run is None or not run.ranking():
         return None
-    best = next((r["versus"]["name"] for r in rows if r["versus"]), "the best baseline")
-    cells = []
-    for row in rows:
-        versus = row["versus"]
-        difference = (
-            ""
-            if versus is None
-            else _spread(-8 * versus["mean"], None if versus["std"] is None else 8 * versus["std"], "+")
-        )
-        cells.append(
-            [row["name"], row["arm"], f"`{row['formula']}`", _bits(row["mean"], row["std"]),
-             *(_bits(*row["per_proxy"][p]) for p in run.proxies), str(row["n"]), difference]
-        )  # fmt: skip
-    head = ["layer", "arm", "formula", "mean", *run.proxies, "n", f"against {best}"]
+
+    def of(row: Any) -> tuple[str, str]:
+        mean, versus = _bits(row["mean"], row["std"]), row["versus"]
+        if versus is None:
+            return mean, ""
+        return mean, _spread(-8 * versus["mean"], None if versus["std"] is None else 8 * versus["std"], "+")
+
     sessions = _sessions(run)
     several = "s" if len(sessions) > 1 else ""
     return (
-        table(head, cells)
+        _ranking(run, "mean", of)
         + "\nBits per byte, lower is better; mean ± standard deviation over n fresh seeds. The run took "
         f"{sum(sessions) / 60:.1f} minutes in {len(sessions)} session{several} with two slots.\n"
     )
@@ -120,15 +134,6 @@ def language_funnel(root: Path) -> str | None:
     return funnel_of(committed_run(root, "language"))
 
 
-def _score(run: Any, proxy: str, mean: float | None, std: float | None) -> str:
-    """A score in the unit that is usual for the proxy: accuracy in %, or bits per byte."""
-    from evonas import proxies
-
-    if proxies.get(proxy).kind == "text":
-        return _bits(mean, std)
-    return "none" if mean is None else f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
-
-
 @block
 def worlds_front(root: Path) -> str | None:
     """The layers of the committed run over both worlds that no other beats on all networks, on validation data."""
@@ -150,28 +155,17 @@ def worlds_front(root: Path) -> str | None:
 def worlds_ranking(root: Path) -> str | None:
     """The final ranking of the committed run over both worlds."""
     run = committed_run(root, "worlds")
-    if run is None or not (rows := run.ranking()):
+    if run is None or not run.ranking():
         return None
-    best = next((r["versus"]["name"] for r in rows if r["versus"]), "the best baseline")
-    cells = []
-    for row in rows:
+
+    def of(row: Any) -> tuple[str, str]:
         versus = row["versus"]
         difference = "" if versus is None else _spread(versus["mean"], versus["std"], "+")
-        scores = [_score(run, p, *row["per_proxy"][p]) for p in run.proxies]
-        cells.append(
-            [
-                f"`{row['name']}`" if "[" in row["name"] else row["name"],
-                row["arm"],
-                f"`{row['formula']}`",
-                _spread(row["mean"], row["std"]),
-                *scores,
-                str(row["n"]),
-                difference,
-            ]
-        )
+        return _spread(row["mean"], row["std"]), difference
+
     minutes = sum(_sessions(run)) / 60
     return (
-        table(["layer", "arm", "formula", "mean score", *run.proxies, "n", f"against {best}"], cells)
+        _ranking(run, "mean score", of)
         + "\nImages: accuracy in %. Text: bits per byte, fewer are better. Means are of scores, accuracies and "
         "1 - bits / 8, over n fresh seeds, ± standard deviation. "
         f"The run took {minutes:.1f} minutes with two slots.\n"

@@ -48,8 +48,10 @@ def emit(*things: Any) -> None:
     out = console(target=buffer)
     width = out.width
     for thing in things:
-        least = Measurement.get(out, out.options.update(width=10 * PLAIN_WIDTH), thing).minimum
-        out.width = width if isinstance(thing, str) else max(width, least)
+        out.width = width
+        if not isinstance(thing, str):
+            wide = out.options.update(width=10 * PLAIN_WIDTH)
+            out.width = max(width, Measurement.get(out, wide, thing).minimum)
         out.print(thing)
     print("\n".join(line.rstrip() for line in buffer.getvalue().splitlines()))
 

@@ -307,7 +307,7 @@ def _judge(candidate: Candidate, report: StageReport, check: Check, shape: tuple
     evidence |= {
         "shape": list(shape),
         "errors": {n: min(e, 1e30) for n, e in failures.items()},
-        "allowed": {n: min(max(check.tolerance, SLACK * check.eager[n]), 1e30) for n in failures},
+        "allowed": {n: min(max(check.tolerance, SLACK * check.rounding[n]), 1e30) for n in failures},
     }
     candidate.reject(STAGE, f"{DISAGREES}: {', '.join(sorted(failures))}")
     return False

@@ -46,7 +46,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
             "dyt+silu",
             "x * sigmoid(v1 * x) / std[c/g](x)",
         ),
-        # of what is drawn at random, about one in a hundred trains in all four networks
+        # hardly anything that is drawn at random trains in all four networks
         "search.seeds": ("x / rms[c](x)", "x * sigmoid(x) / rms[c](x)"),
         "search.max_time_s": 1500.0,
         "search.candidates": 300,

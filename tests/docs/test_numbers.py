@@ -73,7 +73,7 @@ def test_every_layer_that_is_off_is_listed(script: ModuleType, tmp_path: Path) -
         ([clean], "None is further off."),
     ):  # fmt: skip
         path.write_text(json.dumps({"versions": {"triton": "3", "torch": "2"}, "sets": sets}))
-        lines = script.kernel_fuzz(tmp_path).splitlines()
+        lines = script.BLOCKS["kernel_fuzz"](tmp_path).splitlines()
         assert lines[-1] == last
         assert len([line for line in lines if line.startswith("| ")]) == 2 + len(sets)
     assert "| the zoo | small | bfloat16 | 1,000 | 0.02 | 990 | 9 | 0 | 0 |" in lines

@@ -84,7 +84,7 @@ def run(one: dict[str, Any], **options: Any) -> Check:
 
 
 def describe(one: dict[str, Any], check: Check) -> str:
-    return f"{one} failed: {check.failures}, float32 itself: {dict(check.eager)}"
+    return f"{one} failed: {check.failures}, float32 itself: {dict(check.rounding)}"
 
 
 @settings(max_examples=120, **OPTIONS)
@@ -326,7 +326,7 @@ def test_a_thousand_random_graphs() -> None:
         if check.failures:
             failed.append(describe(one, check))
         elif not check.strict:
-            rough.append((str(graph), dict(check.errors), dict(check.eager)))
+            rough.append((str(graph), dict(check.errors), dict(check.rounding)))
         if check.overflow:
             overflow.append((str(graph), check.overflow))
     print(f"{tried} graphs: {len(failed)} failed, {len(rough)} ill-conditioned, {len(overflow)} overflow")
